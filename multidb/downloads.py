@@ -27,15 +27,15 @@ from multidb.errors import RuntimeUnavailable, UsageError
 from multidb.model import PROGRESS_TIMEOUT, size_in_words
 from multidb.state import holder
 
-__all__ = ["NotFetched", "cache_folder", "fetch", "filling", "host_of", "read"]
+__all__ = ["IDLE_TIMEOUT", "PAUSE", "NotFetched", "cache_folder", "fetch", "filling", "host_of", "read"]
 
 Arrived = Callable[[int, int | None], None]
 """Told how many bytes have arrived, and of how many, where that is known."""
 
 _CONNECTING: Final = 5.0  # seconds; where there is no network, it is a matter of milliseconds or of waiting in vain
-_SILENCE: Final = 30.0  # seconds without a byte before a download counts as broken
+IDLE_TIMEOUT: Final = 30.0  # seconds without a byte before a download counts as broken
 _ATTEMPTS: Final = 3
-_PAUSE: Final = 1.0  # seconds after the first attempt; twice that after the second
+PAUSE: Final = 1.0  # seconds after the first attempt; twice that after the second
 _CHUNK: Final = 1 << 16
 
 
@@ -118,7 +118,7 @@ def fetch(url: str, part: Path, largest: int, arrived: Arrived, *, reconnect: bo
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
             if attempt == _ATTEMPTS or not _may_pass(error, reconnect):
                 raise _not_fetched(error) from None
-        time.sleep(attempt * _PAUSE)
+        time.sleep(attempt * PAUSE)
     raise AssertionError("the last attempt has returned or raised")
 
 
@@ -172,7 +172,7 @@ def _not_fetched(error: Exception) -> NotFetched:
         return NotFetched(f"the server answers {error.code} {error.reason}")
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):
-        return NotFetched("it does not answer" if error is not reason else f"no byte has come for {_SILENCE:.0f} s")
+        return NotFetched("it does not answer" if error is not reason else f"no byte has come for {IDLE_TIMEOUT:.0f} s")
     words = reason.strerror if isinstance(reason, OSError) else None
     return NotFetched(
         words or str(reason) or type(reason).__name__, untrusted=isinstance(reason, ssl.SSLCertVerificationError)
@@ -184,7 +184,7 @@ class _HttpConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         super().connect()
-        self.sock.settimeout(_SILENCE)
+        self.sock.settimeout(IDLE_TIMEOUT)
 
 
 class _HttpsConnection(http.client.HTTPSConnection):
@@ -192,7 +192,7 @@ class _HttpsConnection(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         super().connect()
-        self.sock.settimeout(_SILENCE)
+        self.sock.settimeout(IDLE_TIMEOUT)
 
 
 class _Http(urllib.request.HTTPHandler):

@@ -38,12 +38,12 @@ from multidb.secrets import Alternate, Secret, SecretRef
 from multidb.state import ProjectState, holder
 from multidb.state_stores import open_state
 
-__all__ = ["SERVERS_AT_ONCE", "Answer", "Fleet", "Scope", "orphan", "ways_of_removed"]
+__all__ = ["LOCK_TIMEOUT", "SERVERS_AT_ONCE", "Answer", "Fleet", "Scope", "orphan", "ways_of_removed"]
 
 T = TypeVar("T")
 
 SERVERS_AT_ONCE = 8
-_LOCK_TIMEOUT = 30.0  # seconds that one other run may hold a server before this one gives up its turn
+LOCK_TIMEOUT = 30.0  # seconds that one other run may hold a server before this one gives up its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +313,7 @@ class Fleet:
         def waiting(who: str) -> None:
             self.progress(server.name, f"waiting for {who}")
 
-        return self.state.lock(f"apply-{server.name}", f"multidb {self._command}", _LOCK_TIMEOUT, waiting)
+        return self.state.lock(f"apply-{server.name}", f"multidb {self._command}", LOCK_TIMEOUT, waiting)
 
     # What the stores' pure functions are told
 

@@ -33,6 +33,8 @@ from multidb.state import TURN, ProjectState
 from multidb.usage import ServerSeen, UsageReport
 
 __all__ = [
+    "TIMEOUT",
+    "PAUSE",
     "Alarm",
     "Delivery",
     "AlarmKind",
@@ -52,8 +54,8 @@ __all__ = [
 ]
 
 _TRIES: Final = 3
-_PAUSE: Final = 1.0  # seconds before the second try; doubled before the third
-_TIMEOUT: Final = 5.0  # seconds that one try may take, whatever the receiver does
+PAUSE: Final = 1.0  # seconds before the second try; doubled before the third
+TIMEOUT: Final = 5.0  # seconds that one try may take, whatever the receiver does
 _GAP: Final = timedelta(minutes=1)  # between two messages about one thing, however often it changes
 _BEAT_GAP: Final = 30.0  # seconds between two heartbeats
 _LISTED: Final = 30  # alarms in one message for people
@@ -491,11 +493,11 @@ def _deliver(receiver: str, address: Secret, body: Mapping[str, Any] | None) -> 
     detail = ""
     for attempt in range(_TRIES):
         if attempt:
-            time.sleep(_PAUSE * 2 ** (attempt - 1))
+            time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
             status = asyncio.run(_send(address, body))
         except TimeoutError:
-            detail = f"no answer within {_TIMEOUT:g} s"
+            detail = f"no answer within {TIMEOUT:g} s"
             continue
         except Exception as error:  # whatever it is, it is not the check's fault; its text may hold the address
             detail = f"cannot be reached ({type(error).__name__})"
@@ -514,9 +516,9 @@ async def _send(address: Secret, body: Mapping[str, Any] | None) -> int:
 
     async def send() -> int:
         async with (
-            httpx.AsyncClient(timeout=_TIMEOUT) as client,
+            httpx.AsyncClient(timeout=TIMEOUT) as client,
             client.stream("GET" if body is None else "POST", address.reveal(), json=body) as answer,
         ):
             return answer.status_code
 
-    return await asyncio.wait_for(send(), _TIMEOUT)
+    return await asyncio.wait_for(send(), TIMEOUT)

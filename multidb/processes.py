@@ -23,14 +23,25 @@ from multidb.files import PRIVATE
 from multidb.model import Launch
 from multidb.secrets import redact
 
-__all__ = ["MARK", "ask_version", "environment", "mark", "running", "start", "stop", "tail", "version_of"]
+__all__ = [
+    "LARGEST_LOG",
+    "MARK",
+    "ask_version",
+    "environment",
+    "mark",
+    "running",
+    "start",
+    "stop",
+    "tail",
+    "version_of",
+]
 
 MARK = "MULTIDB_SERVER"
 
 _STOP = "MULTIDB_STOP"  # the signal after which a process saves everything and leaves
 _ASKING = 20.0  # seconds that a program may take to say its version
 _PAUSE = 0.02  # seconds between two looks at a process that is to leave
-_LARGEST_LOG = 10 * 1024 * 1024
+LARGEST_LOG = 10 * 1024 * 1024
 _TAIL_BYTES = 8192
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")  # nothing else: our environment may hold passwords
 
@@ -155,7 +166,7 @@ def ask_version(argv: Sequence[str]) -> str | None:
 def _log_file(log: Path) -> Iterator[Any]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > _LARGEST_LOG:
+        if log.stat().st_size > LARGEST_LOG:
             log.replace(log.with_name(log.name + ".1"))
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
     with os.fdopen(descriptor, "ab") as file:

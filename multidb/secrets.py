@@ -17,6 +17,7 @@ from typing import Final, Protocol
 __all__ = [
     "MASK",
     "Alternate",
+    "HELD_VALUES",
     "MemorySecretStore",
     "Secret",
     "SecretRef",
@@ -35,7 +36,8 @@ _SHORTEST_REDACTED: Final = 8  # shorter values would also hide harmless words
 # scheme://user:PASSWORD@rest. A percent-encoded password has none of ":/@" in it; anything else is hidden whole.
 _ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]*://[^:/@?#]*:)[^:/@?#]+(@[^@]*)")
 
-_revealed: set[str] = set()
+HELD_VALUES: set[str] = set()
+"""Of the secrets that this process has held, for `redact`."""
 
 
 class Secret:
@@ -50,7 +52,7 @@ class Secret:
     def __init__(self, value: str) -> None:
         self._value = value
         if len(value) >= _SHORTEST_REDACTED:
-            _revealed.add(value)
+            HELD_VALUES.add(value)
 
     def reveal(self) -> str:
         """The value itself. Call it only where the value is sent or written to a 0600 file."""
@@ -197,7 +199,7 @@ def redact(text: str) -> str:
 
     A safety net for messages that come from drivers and servers; our own messages never contain a secret.
     """
-    values = _revealed.copy()
+    values = HELD_VALUES.copy()
     for length in sorted(set(map(len, values)), reverse=True):
         # By what stands in the message, since it is short and a thousand apps have thousands of values.
         held = {part for start in range(len(text) - length + 1) if (part := text[start : start + length]) in values}

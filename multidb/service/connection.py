@@ -7,9 +7,9 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["Connection"]
+__all__ = ["HEAD_TIMEOUT", "Connection"]
 
-_SECONDS: Final = 10.0  # for the head of a request, from the first byte, or from when the caller connected
+HEAD_TIMEOUT: Final = 10.0  # for the head of a request, from the first byte, or from when the caller connected
 _BYTES: Final = 65_536  # of a head
 
 
@@ -47,7 +47,7 @@ class Connection(HttpToolsProtocol):
     def _begin(self) -> None:
         self._end()
         self._read = 0
-        self._hurry = self.loop.call_later(_SECONDS, self.transport.abort)
+        self._hurry = self.loop.call_later(HEAD_TIMEOUT, self.transport.abort)
 
     def _end(self) -> None:
         if self._hurry is not None:

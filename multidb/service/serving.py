@@ -36,11 +36,11 @@ from multidb.service.rate import ClientRate
 from multidb.service.sources import Sources
 from multidb.state import ProjectState
 
-__all__ = ["ServeOptions", "place", "project_token", "serve", "token_from", "web_server"]
+__all__ = ["LOOKS_TIMEOUT", "GRACE", "ServeOptions", "place", "project_token", "serve", "token_from", "web_server"]
 
 _SHORTEST: Final = 16  # characters of a token
-_GRACE: Final = 15  # seconds that answers under way have to end; a server that hangs takes a check 10
-_LOOKS: Final = 10.0  # seconds that looks under way have to end after that
+GRACE: Final = 15  # seconds that answers under way have to end; a server that hangs takes a check 10
+LOOKS_TIMEOUT: Final = 10.0  # seconds that looks under way have to end after that
 _RATE: Final = 600  # requests a minute
 
 
@@ -155,7 +155,7 @@ def serve(open_engine: Callable[[], Engine], settings: ServeOptions, say: Callab
         say("Ending; waiting for checks under way.")
         ended = _ended(looking, telling)
     if not ended:
-        say(f"A check has not ended within {_LOOKS:.0f} s, or was not to be waited for; it is left as it is.")
+        say(f"A check has not ended within {LOOKS_TIMEOUT:.0f} s, or was not to be waited for; it is left as it is.")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)  # Python itself would wait for the check's thread
@@ -183,7 +183,7 @@ def web_server(app: ASGIApp) -> uvicorn.Server:
             server_header=False,
             proxy_headers=False,
             ws="none",
-            timeout_graceful_shutdown=_GRACE,
+            timeout_graceful_shutdown=GRACE,
         )
     )
 
@@ -229,7 +229,7 @@ def _ended(*executors: ThreadPoolExecutor) -> bool:
     ending = [threading.Thread(target=_shut_down, args=(executor,), daemon=True) for executor in executors]
     for thread in ending:
         thread.start()
-    deadline = time.monotonic() + _LOOKS
+    deadline = time.monotonic() + LOOKS_TIMEOUT
     while any(thread.is_alive() for thread in ending):
         if hurry.wait(0.05) or time.monotonic() > deadline:
             return False

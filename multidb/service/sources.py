@@ -34,12 +34,12 @@ from multidb.secrets import redact
 from multidb.service.overview import Records, RunsSeen, SetsSeen
 from multidb.usage import History, Look, UsageReport
 
-__all__ = ["Sources", "UsageSeen"]
+__all__ = ["MOST_SETS", "SETS_SHOWN", "Sources", "UsageSeen"]
 
 _RELOAD = 30.0  # seconds for which the manifest is taken to be as it was read
 _AGES = 10.0  # seconds for which "newest set 5 minutes old" is near enough
-_SETS = 12  # of each app on each target that the page shows
-_MOST_SETS = 2_000  # of all of them: each is a request or two to a target
+SETS_SHOWN = 12  # of each app on each target that the page shows
+MOST_SETS = 2_000  # of all of them: each is a request or two to a target
 _RUNS = 100  # that the page shows of the project
 _RUNS_OF_APP = 20  # that it shows of each app, also where all of them are older than those
 _KEEP_EVERY = timedelta(hours=1)  # between two sizes kept for the sparklines
@@ -117,7 +117,7 @@ class Sources:
         engine = self.engine()
         home = repository(engine.fleet)
         places = len(home.targets) * len(engine.project.apps)
-        most = max(1, min(_SETS, _MOST_SETS // max(1, places)))
+        most = max(1, min(SETS_SHOWN, MOST_SETS // max(1, places)))
         copies: list[Copy] = []
         problems: dict[str, str] = {}
         for target in home.targets:

@@ -482,7 +482,7 @@ def test_a_backup_and_back_with_the_programs_in_the_servers_container(
     bare = tmp_path / "bare"  # Python runs the file in it as it starts
     bare.mkdir()
     (bare / "sitecustomize.py").write_text(
-        "from multidb.provisioners.postgres.backup import programs\nprograms._candidates = lambda name: iter(())\n"
+        "from multidb.provisioners.postgres.backup import programs\nprograms.candidates = lambda name: iter(())\n"
     )
 
     def without(*arguments: str, code: int = 0) -> Any:

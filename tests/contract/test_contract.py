@@ -403,7 +403,7 @@ def test_a_plan_takes_no_lock_and_waits_for_none(world: World) -> None:
 
 
 def test_the_lock_names_its_holder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.fleet._LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr("multidb.fleet.LOCK_TIMEOUT", 0.2)
     app = world.app()
     engine = world.engine(app)
     server = world.real.server

@@ -658,7 +658,7 @@ def test_a_server_that_does_not_come_up_shows_why(place: Callable[..., Place]) -
 
 
 def test_without_the_package_the_rest_works(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_process, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(postgres_process, "PACKAGE", "no_such_package")
     it = place()
     found = it.up()
     assert (found["postgres"].state, found["postgres"].server) == (SKIPPED, None)
@@ -829,7 +829,7 @@ def test_valkeys_data_is_not_given_to_redis(place: Callable[..., Place], monkeyp
     assert it.up()["redis"].message.startswith("Valkey ")
     valkey(it).set("a", "b")
     with monkeypatch.context() as patch:
-        patch.setattr(redis_process, "_program", lambda: shutil.which("redis-server"))
+        patch.setattr(redis_process, "installed_program", lambda: shutil.which("redis-server"))
         assert it.status()["redis"].state is RUNNING  # it runs, whatever a start would take now
         with pytest.raises(UsageError, match="still runs"):
             it.runtime.switch(["redis"])
@@ -942,7 +942,7 @@ def test_an_app_that_has_locked_multidb_out_of_its_neo4j(
                 ask("RETURN 1", thief)
         ask("CREATE USER lernmi_user SET PASSWORD 'of-the-app' CHANGE NOT REQUIRED", database="system")
     # Killed on its way: the next `up` goes on with it.
-    monkeypatch.setattr(program, "_clear_logins", lambda home: sys.exit("killed"))
+    monkeypatch.setattr(program, "clear_logins", lambda home: sys.exit("killed"))
     ask("ALTER USER neo4j SET PASSWORD 'stolen-it' CHANGE NOT REQUIRED", ("lernmi_user", "of-the-app"), "system")
     with pytest.raises(SystemExit):
         it.runtime.recover("neo4j-lernmi", Told())
@@ -1020,8 +1020,8 @@ def test_as_root_in_a_folder_that_nobody_may_enter(
 ) -> None:
     """As under /root: both the project and the installed programs are out of the unprivileged user's reach."""
     outside, programs = tmp_path / "var-lib", tmp_path / "var-cache"
-    monkeypatch.setattr(postgres_process, "_OUTSIDE", outside)
-    monkeypatch.setattr(postgres_process, "_PROGRAMS", programs)
+    monkeypatch.setattr(postgres_process, "OUTSIDE", outside)
+    monkeypatch.setattr(postgres_process, "PROGRAMS", programs)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     package = postgres_process._installed()
@@ -1031,7 +1031,7 @@ def test_as_root_in_a_folder_that_nobody_may_enter(
     libraries = package.parent / postgres_process._LIBRARIES
     if libraries.exists():
         shutil.copytree(libraries, hidden.parent / libraries.name, symlinks=True)
-    monkeypatch.setattr(postgres_process, "_installed", lambda: hidden)
+    monkeypatch.setattr(postgres_process, "installed", lambda: hidden)
 
     it = place("postgres", root=closed / "project")
     told = Told()

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.server
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a small graph takes several."""
-    monkeypatch.setattr(graph_module, "_BATCH", 700)
-    monkeypatch.setattr(graph_module, "_FETCHED", 500)
+    monkeypatch.setattr(graph_module, "BATCH", 700)
+    monkeypatch.setattr(graph_module, "FETCHED", 500)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notification, "_PAUSE", 0.02)
+    monkeypatch.setattr(notification, "PAUSE", 0.02)
 
 
 def notifier(folder: Path, address: str, *, form: str = "json", **more: Any) -> Notifier:
@@ -138,7 +138,7 @@ def test_what_a_later_multidb_has_told_is_left_to_it(receiver: Receiver, tmp_pat
 def test_a_receiver_that_does_not_answer_costs_a_bounded_time(
     receiver: Receiver, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notification, "_TIMEOUT", 0.4)
+    monkeypatch.setattr(notification, "TIMEOUT", 0.4)
     receiver.answers = [answer]
     began = time.monotonic()
     (delivery,) = notifier(tmp_path, receiver.address).tell([REFUSED], ALL)

@@ -272,7 +272,7 @@ def test_an_app_that_takes_the_lock_of_the_project_keeps_nobody_out(site: Site) 
 def test_an_app_whose_catalogs_are_too_much_costs_nobody_else_a_plan(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "_LARGEST", 60_000)
+    monkeypatch.setattr(driver, "LARGEST_ANSWER", 60_000)
     site.drift()
     with site.enter(site.hostile) as session:
         session.execute(f"SET ROLE {site.hostile}_owner".encode())

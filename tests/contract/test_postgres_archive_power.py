@@ -578,7 +578,7 @@ def test_whatever_an_app_holds_ends_the_backup_in_its_time(
 ) -> None:
     monkeypatch.setattr(contents, "READING", [text.replace("'60s'", "'500ms'") for text in contents.READING])
     monkeypatch.setattr(contents, "LOCK_TIMEOUT", 1)
-    monkeypatch.setattr("multidb.provisioners.postgres.backup.dump._LOOK", 0.3)
+    monkeypatch.setattr("multidb.provisioners.postgres.backup.dump.LOOK_INTERVAL", 0.3)
     site = Site(served)
     app = site.app()
     site.apply([app])
@@ -599,7 +599,7 @@ def test_whatever_an_app_holds_ends_the_backup_in_its_time(
 
 
 def test_a_function_that_never_ends_ends_with_the_load(served: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.provisioners.postgres.backup.loading._SHORTEST", 3.0)
+    monkeypatch.setattr("multidb.provisioners.postgres.backup.loading.SHORTEST_LIMIT", 3.0)
     limit = contents.STATEMENT_LIMIT.replace("3600000", "1000")
     monkeypatch.setattr(contents, "STATEMENT_LIMIT", limit)
     site = Site(served)

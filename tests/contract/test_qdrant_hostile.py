@@ -177,10 +177,10 @@ def test_answers_have_an_end(served: Driver, monkeypatch: pytest.MonkeyPatch) ->
     put(served.real, "lernmi_docs", [{"id": n, "vector": [n, 1], "payload": {"text": text}} for n in range(300)])
     served.options = ServerOptions(backup="points")
     whole, _ = saved(served)
-    monkeypatch.setattr(points, "_LARGEST", 1_000_000)
+    monkeypatch.setattr(points, "LARGEST_ANSWER", 1_000_000)
     part, _ = saved(served)
     assert part.measures == whole.measures
-    monkeypatch.setattr(points, "_LARGEST", 10_000)
+    monkeypatch.setattr(points, "LARGEST_ANSWER", 10_000)
     with pytest.raises(ArchiveError, match="has more than"):
         saved(served)
 

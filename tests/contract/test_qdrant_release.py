@@ -140,7 +140,7 @@ def serving(host: Host) -> Iterator[Host]:
 def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Host]:
     monkeypatch.setenv("MULTIDB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(downloads, "_PAUSE", 0.01)
+    monkeypatch.setattr(downloads, "PAUSE", 0.01)
     with serving(Host()) as server:
         server.offer(packed(("qdrant", SAYS)))
         yield server
@@ -216,9 +216,9 @@ BROKEN: dict[str, tuple[str, Callable[[Host], None]]] = {
 def test_what_is_broken_is_refused_in_words_and_leaves_nothing(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    monkeypatch.setattr(downloads, "_SILENCE", 0.3)
-    monkeypatch.setattr(releases, "_LARGEST_ARCHIVE", 300_000)
-    monkeypatch.setattr(releases, "_LARGEST_PROGRAM", 1_000_000)
+    monkeypatch.setattr(downloads, "IDLE_TIMEOUT", 0.3)
+    monkeypatch.setattr(releases, "LARGEST_ARCHIVE", 300_000)
+    monkeypatch.setattr(releases, "LARGEST_PROGRAM", 1_000_000)
     message, breaks = BROKEN[broken]
     breaks(host)
     with pytest.raises(RuntimeUnavailable, match=message) as caught:
@@ -235,7 +235,7 @@ def test_what_is_broken_is_refused_in_words_and_leaves_nothing(
 
 def test_a_digest_of_ours_outweighs_the_one_that_is_published(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = {VERSION: {offered(host).platform: "0" * 64}}
-    monkeypatch.setattr(releases, "_DIGESTS", ours)
+    monkeypatch.setattr(releases, "DIGESTS", ours)
     with pytest.raises(RuntimeUnavailable, match=r"not 0{64}"):
         offered(host).fetch(unwatched)
     assert [path for path in host.asked if path.endswith(".sha256")] == []
@@ -247,8 +247,8 @@ def test_github_tells_the_digest_of_a_version_that_we_do_not_know(host: Host, mo
     other = {"name": "qdrant.deb", "digest": "sha256:00"}
     about = json.dumps({"assets": [other, {"name": wanted._archive, "digest": f"sha256:{digest}"}]})
     host.files[f"/tags/v{VERSION}"] = about.encode()
-    monkeypatch.setattr(releases, "_GITHUB", host.url)
-    monkeypatch.setattr(releases, "_ABOUT", host.url.replace("mirror", "tags"))
+    monkeypatch.setattr(releases, "GITHUB", host.url)
+    monkeypatch.setattr(releases, "ABOUT", host.url.replace("mirror", "tags"))
     monkeypatch.delenv("MULTIDB_QDRANT_DOWNLOAD")
     assert release(VERSION, None) == wanted
     assert wanted.fetch(unwatched).read_bytes() == SAYS
@@ -323,7 +323,7 @@ def test_a_killed_fetch_leaves_nothing_that_is_taken_for_a_program(host: Host, t
 
 
 def test_without_a_network_it_is_known_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "_PAUSE", 60)
+    monkeypatch.setattr(downloads, "PAUSE", 60)
     began = time.monotonic()
     with pytest.raises(RuntimeUnavailable, match="Connection refused"):
         release("1.18.3", "http://127.0.0.1:1").fetch(unwatched)
@@ -379,7 +379,7 @@ def test_the_real_program_in_a_real_archive_by_a_digest_of_ours(
     wanted = release(version, host.url)
     host.files[f"/mirror/v{version}/{wanted._archive}"] = archive.read_bytes()
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(releases, "_DIGESTS", {version: {wanted.platform: digest}})
+    monkeypatch.setattr(releases, "DIGESTS", {version: {wanted.platform: digest}})
     program = wanted.fetch(unwatched)
     assert ask_version((str(program), "--version")) == version
     assert program.stat().st_size == Path(SERVER).stat().st_size

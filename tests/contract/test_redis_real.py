@@ -459,7 +459,7 @@ def test_a_lock_that_tells_nothing_is_waited_for(project: Project) -> None:
 
 
 def test_who_loses_the_lock_stops(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.provisioners.redis.provision.lock._RENEW_SECONDS", 0.05)
+    monkeypatch.setattr("multidb.provisioners.redis.provision.lock.RENEWAL_INTERVAL", 0.05)
     with project.connect() as session, session.lock("realtest", "x"):
         with as_admin(project.real, lock_db(project)) as client:
             client.execute_command("SET", "__multidb__:lock", "somebody else's")

@@ -197,7 +197,7 @@ def _refused(url: str) -> bool:
 
 
 def test_an_answer_that_takes_longer_than_the_end_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_process, "_GRACE", 1)
+    monkeypatch.setattr(service_process, "GRACE", 1)
     go_on = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         with served(health=lambda: go_on.wait(30)) as address:
@@ -210,7 +210,7 @@ def test_an_answer_that_takes_longer_than_the_end_is_a_503(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("how", ["in time", "too late", "another signal"])
 def test_checks_are_waited_for_as_long_as_it_is_said(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_process, "_LOOKS", 0.5 if how == "too late" else 20)
+    monkeypatch.setattr(service_process, "LOOKS_TIMEOUT", 0.5 if how == "too late" else 20)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     go_on, looking = threading.Event(), ThreadPoolExecutor(1)
     looking.submit(go_on.wait, 30)
@@ -458,7 +458,7 @@ def test_prometheus_sees_a_server_go_and_the_receivers_are_told(folder: Folder, 
 
 @pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
 def test_a_caller_that_never_ends_its_request_is_cut_off(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.3)
     with served() as address, socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as caller:
         caller.settimeout(30)
         began = time.monotonic()

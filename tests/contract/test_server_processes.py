@@ -141,7 +141,7 @@ def test_the_tail_of_a_log_is_of_this_start_and_shows_no_secret(tmp_path: Path) 
 
 
 def test_a_large_log_is_put_aside_at_the_next_start(servers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_LARGEST_LOG", 10)
+    monkeypatch.setattr(processes, "LARGEST_LOG", 10)
     log = servers.parent / "logs" / "toy.log"
     log.parent.mkdir()
     log.write_text("more than ten bytes\n")

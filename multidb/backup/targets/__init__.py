@@ -17,9 +17,9 @@ from multidb.document import Unreadable, inside
 from multidb.errors import ArchiveError, TargetError, UsageError
 from multidb.model import PROGRESS_TIMEOUT
 
-__all__ = ["Target", "open_target", "safe", "within"]
+__all__ = ["MOST_FILES", "Target", "open_target", "safe", "within"]
 
-_MOST: Final = 2_000_000  # files that a listing is followed for
+MOST_FILES: Final = 2_000_000  # files that a listing is followed for
 
 
 class Target(Protocol):
@@ -113,9 +113,9 @@ def within(files: Iterable[tuple[str, int]], prefix: str, where: str) -> Iterato
         TargetError: the listing does not end.
     """
     for number, (path, size) in enumerate(files):
-        if number >= _MOST:
+        if number >= MOST_FILES:
             raise TargetError(
-                f"has more than {_MOST:,} files in {prefix}", where=f"target {where}", hint="name another target"
+                f"has more than {MOST_FILES:,} files in {prefix}", where=f"target {where}", hint="name another target"
             )
         try:
             asked_for = inside(path).startswith(f"{prefix}/")

@@ -21,12 +21,12 @@ from multidb.backup.targets import safe, within
 from multidb.errors import ArchiveError, TargetError
 from multidb.model import PROGRESS_TIMEOUT
 
-__all__ = ["S3Target"]
+__all__ = ["TRIES", "PART_SIZE", "S3Target"]
 
-_PART: Final = 8 * 1024 * 1024
-_LARGE_PART: Final = 4 * _PART  # once so many are sent that an object's 10,000 parts could run out
+PART_SIZE: Final = 8 * 1024 * 1024
+_LARGE_PART: Final = 4 * PART_SIZE  # once so many are sent that an object's 10,000 parts could run out
 _MANY: Final = 2000
-_CONNECT, _READ, _TRIES = 10, 60, 8  # seconds, seconds, attempts at one request
+_CONNECT, _READ, TRIES = 10, 60, 8  # seconds, seconds, attempts at one request
 _HINT: Final = (
     "check the bucket and the credentials (AWS_PROFILE, AWS_ENDPOINT_URL_S3 ...), then run it again; "
     "what only reads may leave it out: --from OTHER_TARGET"
@@ -157,7 +157,7 @@ class _Object:
 
     def write(self, data: bytes) -> None:
         self._held += data
-        size = _PART if len(self._parts) < _MANY else _LARGE_PART
+        size = PART_SIZE if len(self._parts) < _MANY else _LARGE_PART
         while len(self._held) > size:
             self._send(bytes(self._held[:size]))
             del self._held[:size]
@@ -240,5 +240,5 @@ class _Body:
 
 def _client(progress_timeout: float) -> Any:
     read = min(_READ, progress_timeout)
-    tries = max(1, min(_TRIES, int(progress_timeout / read)))
+    tries = max(1, min(TRIES, int(progress_timeout / read)))
     return s3.client(connect=min(_CONNECT, read), read=read, tries=tries)

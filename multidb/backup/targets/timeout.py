@@ -18,9 +18,9 @@ from multidb.backup.targets import Target
 from multidb.errors import TargetError
 from multidb.progress import ProgressTimer
 
-__all__ = ["TimedTarget"]
+__all__ = ["CLEARING_TIMEOUT", "TimedTarget"]
 
-_CLEARING: Final = 10.0  # seconds for what is done after something has failed
+CLEARING_TIMEOUT: Final = 10.0  # seconds for what is done after something has failed
 _AT_ONCE: Final = 100  # entries of a listing that one call gives
 
 _T = TypeVar("_T")
@@ -60,7 +60,7 @@ class TimedTarget:
                 yield cast("BinaryIO", _TimedFile(calls, file))
             finally:
                 with contextlib.suppress(TargetError):
-                    calls.made(close, limit=_CLEARING)
+                    calls.made(close, limit=CLEARING_TIMEOUT)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         return self._listed(lambda: self._target.list(prefix))
@@ -137,7 +137,7 @@ class _Calls:
         timer = ProgressTimer(target.progress_timeout)
         self._asked.put(work)
         try:
-            longest = min(timer.timeout, limit or timer.timeout, _CLEARING if target.still else timer.timeout)
+            longest = min(timer.timeout, limit or timer.timeout, CLEARING_TIMEOUT if target.still else timer.timeout)
             given, failed = answers.get(timeout=longest)
         except BaseException as error:
             given_up.set()
@@ -179,7 +179,7 @@ class _TimedUpload:
 
     def abort(self) -> None:
         with contextlib.suppress(TargetError):
-            self._calls.made(self._upload.abort, limit=_CLEARING)
+            self._calls.made(self._upload.abort, limit=CLEARING_TIMEOUT)
         self._calls.close()
 
 

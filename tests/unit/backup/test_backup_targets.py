@@ -290,9 +290,9 @@ def test_a_lost_answer_to_the_end_of_an_upload_is_no_failure(bucket: str, tmp_pa
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_module, "_PART", 128 * 1024)
+    monkeypatch.setattr(s3_module, "PART_SIZE", 128 * 1024)
     monkeypatch.setattr(moto.s3.models, "S3_UPLOAD_PART_MIN_SIZE", 0)
-    monkeypatch.setattr(s3_module, "_TRIES", 2)
+    monkeypatch.setattr(s3_module, "TRIES", 2)
 
 
 def uploads(bucket: str) -> list[str]:

@@ -219,7 +219,7 @@ def test_what_a_listing_says_beside_what_was_asked_is_passed_over() -> None:
 
 
 def test_a_listing_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.backup.targets._MOST", 10)
+    monkeypatch.setattr("multidb.backup.targets.MOST_FILES", 10)
 
     def endless() -> Iterator[tuple[str, int]]:
         while True:

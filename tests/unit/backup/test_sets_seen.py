@@ -35,7 +35,7 @@ def test_the_newest_sets_of_each_app_on_each_target_are_seen(
     for _ in range(3):
         back_up(two_targets, "ann")
     back_up(two_targets, "bob")
-    monkeypatch.setattr(sources, "_SETS", 2)
+    monkeypatch.setattr(sources, "SETS_SHOWN", 2)
     seen = Sources(lambda: two_targets).sets()
     assert seen.problems == {}
     every = creation.repository(two_targets.fleet).copies()
@@ -45,7 +45,7 @@ def test_the_newest_sets_of_each_app_on_each_target_are_seen(
     assert len([copy for copy in seen.copies if copy.app == "bob"]) == 2
     assert [copy.id for copy in seen.copies] == sorted((copy.id for copy in seen.copies), reverse=True)
     assert all(copy.verified for copy in seen.copies)
-    monkeypatch.setattr(sources, "_MOST_SETS", 4)
+    monkeypatch.setattr(sources, "MOST_SETS", 4)
     assert len(Sources(lambda: two_targets).sets().copies) == 4, "of many apps fewer each"
 
 

@@ -113,7 +113,7 @@ def given_up() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", ["create", "write", "commit", "open", "read", "list", "unfinished", "delete", "sweep"])
 def test_a_call_that_does_not_end_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.backup.targets.timeout._CLEARING", LIMIT)
+    monkeypatch.setattr("multidb.backup.targets.timeout.CLEARING_TIMEOUT", LIMIT)
     goes_on = threading.Event()
     stub = Stub(**{kind: goes_on.wait})
     target = TimedTarget(stub, LIMIT)
@@ -140,7 +140,7 @@ def test_what_is_slow_is_not_given_up() -> None:
 
 
 def test_what_follows_a_call_that_did_not_end_is_not_waited_for_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.backup.targets.timeout._CLEARING", 0.1)
+    monkeypatch.setattr("multidb.backup.targets.timeout.CLEARING_TIMEOUT", 0.1)
     goes_on = threading.Event()
     target = TimedTarget(Stub(delete=goes_on.wait), 2.0)
     with given_up():

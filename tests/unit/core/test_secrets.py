@@ -64,7 +64,7 @@ def test_generated_ones_are_long_url_safe_and_different() -> None:
 @pytest.fixture
 def nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process of its own: other tests have had secrets that are ordinary words."""
-    monkeypatch.setattr(secrets, "_revealed", set())
+    monkeypatch.setattr(secrets, "HELD_VALUES", set())
 
 
 @pytest.mark.usefixtures("nothing_held")

@@ -51,3 +51,51 @@ def test_no_test_imports_another() -> None:
         if ".test_" in module and module not in places and module.split(".")[-1] != path.stem
     ]
     assert tests == []
+
+
+def _modules(tree: ast.Module) -> set[str]:
+    """What a file calls the modules of ours that it has imported."""
+    return {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("multidb")
+        for alias in node.names
+        if _is_module(f"{node.module}.{alias.name}")
+    }
+
+
+def _is_module(name: str) -> bool:
+    path = TESTS.parent.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def _private_settings(code: str) -> list[str]:
+    """The private names of modules that a test has monkeypatch set."""
+    tree = ast.parse(code)
+    modules, private = _modules(tree), []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="setattr"), args=[ast.Constant(value=str(path)), *_]):
+                module, _, name = path.rpartition(".")
+                private += [path] if name.startswith("_") and _is_module(module) else []
+            case ast.Call(
+                func=ast.Attribute(attr="setattr"), args=[ast.Name(id=module), ast.Constant(value=str(name)), *_]
+            ) if module in modules and name.startswith("_"):
+                private.append(f"{module}.{name}")
+    return private
+
+
+def test_a_private_setting_is_noticed() -> None:
+    code = "from multidb.service import serving as it\nfrom multidb.fleet import Fleet\n"
+    assert _private_settings(f'{code}patch.setattr(it, "_GRACE", 1)') == ["it._GRACE"]
+    assert _private_settings(f'{code}patch.setattr("multidb.fleet._TIMEOUT", 1)') == ["multidb.fleet._TIMEOUT"]
+    assert _private_settings(f'{code}patch.setattr(it, "GRACE", 1)\npatch.setattr(Fleet, "_open", fails)') == []
+
+
+def test_what_tests_set_of_a_module_is_public() -> None:
+    """Whoever changes a private name may do so without reading tests. A fault put into a class is the test's own."""
+    assert {
+        str(path.relative_to(TESTS)): private
+        for path in sorted(TESTS.rglob("*.py"))
+        if (private := _private_settings(path.read_text()))
+    } == {}

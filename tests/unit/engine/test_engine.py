@@ -440,7 +440,7 @@ def test_a_plan_is_made_while_somebody_applies(engine: Engine) -> None:
 
 
 def test_the_projects_own_lock_is_respected(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.fleet._LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr("multidb.fleet.LOCK_TIMEOUT", 0.2)
     with engine.state.lock("apply-toy", "multidb apply"):
         assert isinstance(engine.apply().error(), Locked)
     assert SHELF.sent == []

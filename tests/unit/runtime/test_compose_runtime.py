@@ -335,10 +335,10 @@ def test_doctor_says_that_there_is_no_engine(tmp_path: Path) -> None:
 
 def test_doctor_looks_for_pg_dump_as_backups_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, inside = Program("/usr/bin/pg_dump", "18.6", 18), Program("pg_dump", "15.18", 15, Inside("0123abcd"))
-    monkeypatch.setattr(programs, "_candidates", lambda name: iter(["/usr/bin/pg_dump"]))
-    monkeypatch.setattr(programs, "_asked", lambda path: here)
+    monkeypatch.setattr(programs, "candidates", lambda name: iter(["/usr/bin/pg_dump"]))
+    monkeypatch.setattr(programs, "program_at", lambda path: here)
     monkeypatch.setattr(programs, "located", lambda *labels: Inside("0123abcd"))
-    monkeypatch.setattr(programs, "_contained", lambda name, place: inside)
+    monkeypatch.setattr(programs, "program_inside", lambda name, place: inside)
     servers = [each for each in opened(tmp_path).servers() if each.store == "postgres"]
     outside = [replace(each, container=None) for each in servers]
     examine = provisioner("postgres").examine
@@ -354,5 +354,5 @@ def test_doctor_looks_for_pg_dump_as_backups_do(tmp_path: Path, monkeypatch: pyt
     assert found([15], outside).level is Level.ERROR
     assert "postgresql-client-15" in found([15], outside).fix
     assert found([], []).level is Level.OK
-    monkeypatch.setattr(programs, "_asked", lambda path: None)
+    monkeypatch.setattr(programs, "program_at", lambda path: None)
     assert found([], []).level is Level.WARNING

@@ -64,7 +64,7 @@ def maven(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Maven]:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         monkeypatch.setattr(jars, "locked", lambda version: locked)
-        monkeypatch.setattr(downloads, "_PAUSE", 0)
+        monkeypatch.setattr(downloads, "PAUSE", 0)
         monkeypatch.setenv("MULTIDB_MAVEN_URL", f"http://127.0.0.1:{server.server_port}/")
         monkeypatch.setenv("MULTIDB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")

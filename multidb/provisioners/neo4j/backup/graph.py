@@ -21,16 +21,16 @@ from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.cypher import makes_schema, quoted, requoted
 from multidb.provisioners.neo4j.provision.resources import read_mark
 
-__all__ = ["LARGEST_EXCHANGE", "UNIQUE", "Graph", "Survey", "decoded"]
+__all__ = ["FETCHED", "BATCH", "LARGEST_EXCHANGE", "UNIQUE", "Graph", "Survey", "decoded"]
 
 LARGEST_EXCHANGE: Final = 200_000
-_FETCHED: Final = 1_000  # rows asked for at once
+FETCHED: Final = 1_000  # rows asked for at once
 # What the server calls the zones of the values of {0} that have one, by property.
 _ZONES: Final = (
     "[k IN keys({0}) WHERE valueType({0}[k]) CONTAINS 'ZONED' | [k, CASE WHEN valueType({0}[k]) STARTS WITH 'LIST' "
     "THEN [x IN {0}[k] | x.timezone] ELSE [{0}[k].timezone] END]]"
 )
-_BATCH: Final = 5_000  # rows written in one transaction; a long text or list counts for more
+BATCH: Final = 5_000  # rows written in one transaction; a long text or list counts for more
 # Seconds, as long as the server answers others meanwhile; an index over all data is made before the answer.
 _DELETING: Final = 24 * 3600.0
 _INDEXING: Final = 24 * 3600.0
@@ -87,7 +87,7 @@ class Graph:
                     keep(line)
                 if "constraint" in line:
                     constraints.add(line["type"])
-                if done % _FETCHED == 0:
+                if done % FETCHED == 0:
                     progress(self._app, "reading the graph", done, total)
             return Survey(before, tally.measures(), tally.end(), sorted(constraints))
 
@@ -123,7 +123,7 @@ class Graph:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[neo4j.Transaction]:
-        with self._opened(default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCHED) as session:
+        with self._opened(default_access_mode=neo4j.READ_ACCESS, fetch_size=FETCHED) as session:
             with self._in_time():
                 transaction = session.begin_transaction()
             yield transaction
@@ -138,7 +138,7 @@ class Graph:
 
     def _fetched(self, result: neo4j.Result) -> list[neo4j.Record]:
         with self._in_time():
-            return result.fetch(_FETCHED)
+            return result.fetch(FETCHED)
 
     def _encoded(
         self, element: str, properties: Mapping[str, Any], zones: Iterable[tuple[str, list[str]]]
@@ -286,7 +286,7 @@ class _Loader:
                 self._relationship(line)
             else:
                 self.schema.append(line)
-            if self._weight >= _BATCH:
+            if self._weight >= BATCH:
                 self._flush()
                 report(done)
         self._flush()

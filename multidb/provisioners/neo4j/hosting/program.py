@@ -28,6 +28,7 @@ from multidb.model import Progress
 from multidb.secrets import Secret, generate
 
 __all__ = [
+    "clear_logins",
     "ADMIN",
     "admin_command",
     "aot_cache",
@@ -101,7 +102,7 @@ def prepare(home: Path, *, bolt_port: int, password: Secret, heap: str, blocklis
         blocklist: networks that no query may load from, separated by commas.
     """
     files.write_text(home / "conf" / "neo4j.conf", _CONF.format(port=bolt_port, blocklist=blocklist))
-    _clear_logins(home)
+    clear_logins(home)
     data = home / "data"
     initial = data / "dbms" / "auth.ini"
     if not initial.exists() and not (data / "databases" / "system").exists():
@@ -122,7 +123,8 @@ def forgotten(home: Path) -> None:
     shutil.rmtree(home / _ASIDE, ignore_errors=True)
 
 
-def _clear_logins(home: Path) -> None:
+def clear_logins(home: Path) -> None:
+    """Takes all users away where `forget_logins` has asked for it."""
     note = home / _FORGETTING
     if not note.exists():
         return

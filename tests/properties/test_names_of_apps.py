@@ -18,7 +18,7 @@ from multidb.secrets import Secret
 from tests.support.facts import FACTS
 
 # Words of which the stores make names themselves, so that one app is called like what another one gets.
-WORDS = ["core", "docs", "user", "rw", "db", "prefix", "system"]
+WORDS = ["core", "docs", "user", "rw", "db", "prefix", "system", "test"]
 NAMED = {
     "postgres": {"role", "database"},
     "neo4j": {"database", "role", "user"},
@@ -27,13 +27,15 @@ NAMED = {
 }
 
 tails = st.lists(st.sampled_from(WORDS), min_size=1, max_size=2).map("_".join)
-ids = st.one_of(tails, st.sampled_from(["core", "core_docs", "core_docs_user", "core_user", "core_rw"]))
+ids = st.one_of(tails, st.sampled_from(["core", "core_docs", "core_docs_user", "core_user", "core_rw", "core_test"]))
 collections = st.dictionaries(
     st.one_of(tails, st.sampled_from(["docs", "user", "docs_user"])), st.just({"size": 4}), min_size=1, max_size=3
 )
 entries = st.fixed_dictionaries(
     {
-        "postgres": st.fixed_dictionaries({"roles": st.sampled_from(["simple", "split"])}),
+        "postgres": st.fixed_dictionaries(
+            {"roles": st.sampled_from(["simple", "split"]), "test_database": st.booleans()}
+        ),
         "qdrant": st.fixed_dictionaries({"collections": collections}),
         "redis": st.fixed_dictionaries({"isolation": st.sampled_from(["database", "prefix"])}),
         "neo4j": st.just({}),

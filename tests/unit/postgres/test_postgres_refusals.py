@@ -25,6 +25,7 @@ def app(**options: str) -> App:
         f"{AT}ann_user state=42501 by=psql LOG:  permission denied for table x",
         f"{AT}ann_user state=28P01 by= FATAL:  password authentication failed for user ann_user",
         "2026-11-28 10:31:05.123 UTC [77] app=bob user=ann_user state=42501 by= FATAL:  permission denied for database",
+        "2026-11-28 10:31:05.123 UTC [77] app=ann_test user=ann_user state=42501 by= ERROR:  permission denied for x",
         f"x {AT}ann_user state=42501 by=psql ERROR:  permission denied for table x",
         "",
     ],
@@ -38,6 +39,7 @@ def test_others_and_other_things_are_left_out(line: str) -> None:
     [
         ("42501", 'permission denied to create extension "hstore"', "extensions: [hstore]"),
         ("42501", "permission denied for table x", "no option of an app gives that"),
+        ("42501", "permission denied to create database", "test_database: true"),
         ("25P03", "terminating connection due to idle-in-transaction timeout", "idle_in_transaction_session_timeout"),
         ("25006", "cannot execute INSERT in a read-only transaction", "multidb usage ann"),
     ],

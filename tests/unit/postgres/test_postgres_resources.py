@@ -6,6 +6,7 @@ import base64
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -16,6 +17,8 @@ from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import AppOptions, duration_of, duration_text
 from multidb.provisioners.postgres.provision.resources import (
+    Access,
+    Database,
     Interior,
     Membership,
     PostgresFacts,
@@ -91,6 +94,31 @@ def test_names_of_an_app() -> None:
             "lernmi_restricted",
         ],
     }
+
+
+def test_a_test_database_has_what_the_first_has() -> None:
+    made = desired([app(test_database=True, roles="split")], context())
+    for kind in (Database, Access, Interior):
+        first, second = (resource for resource in made if isinstance(resource, kind))
+        assert (first.name, second.name) == ("lernmi", "lernmi_test")
+        assert replace(second, name="lernmi") == first
+    settings = [resource for resource in made if isinstance(resource, Settings)]
+    assert len(settings) == 6
+    assert {(one.role, one.values) for one in settings[:3]} == {(one.role, one.values) for one in settings[3:]}
+
+
+def test_a_test_database_takes_a_name_that_another_app_could_have() -> None:
+    names = {(name.space, name.name) for name in derived_names(app(test_database=True))}
+    assert names & {(name.space, name.name) for name in derived_names(app("lernmi_test"))}
+    assert not {(name.space, name.name) for name in derived_names(app())} & {("postgres database", "lernmi_test")}
+
+
+@pytest.mark.parametrize(("roles", "login"), [("simple", "lernmi_user"), ("split", "lernmi_migrate")])
+def test_tests_go_past_a_pooler_by_the_login_that_makes_tables(roles: str, login: str) -> None:
+    server = Endpoint("db", 5432, pooler=Endpoint("pooler", 6432))
+    variables = env(app(roles=roles, test_database=True), context(), server, lambda _: Secret("x"))
+    assert variables["TEST_DATABASE_URL"] == Secret(f"postgresql://{login}:x@db:5432/lernmi_test")
+    assert "TEST_DATABASE_URL" not in env(app(roles=roles), context(), server, lambda _: Secret("x"))
 
 
 def test_a_longest_id_fits() -> None:

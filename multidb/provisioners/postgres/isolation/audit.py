@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model import Outcome, Probe, Tenant
 from multidb.provisioners.postgres.driver.connection import Answer, Connection
+from multidb.provisioners.postgres.provision.databases import database_names
 from multidb.provisioners.postgres.provision.logins import Login, enter, logins
 from multidb.provisioners.postgres.provision.options import ServerOptions
 from multidb.provisioners.postgres.provision.resources import PostgresFacts
@@ -76,6 +77,7 @@ _OF_OTHERS = (
     _Act("let itself in", "GRANT CONNECT ON DATABASE {b} TO {login}", owning=True),
     _Act("see the size", "SELECT pg_database_size({b_text})", "SELECT pg_database_size({a_text})"),
 )
+_OF_DATABASES = tuple(act for act in _OF_OTHERS if "{b}" in act.text or "{b_text}" in act.text)
 _QUERIES = "SELECT count(*) FROM pg_stat_activity WHERE query <> '<insufficient privilege>' AND"
 _OF_SESSIONS = (
     _Act(
@@ -183,6 +185,7 @@ _OF_THE_SERVER = (
     _Act("export to a server file", "SELECT lo_export(0, '/dev/null')", done=frozenset({"42704"})),
     *(_Act(f"become {group}", f"SET LOCAL ROLE {group}", _BECOME_SELF) for group in _GROUPS),
 )
+_OF_ITS_OWN_DATABASE = tuple(act for act in _OF_THE_SERVER if "DATABASE {a}" in act.text and act.transaction)
 _OF_THE_READER = (
     _Act("write with the read-only login", _WRITABLE, counts=True),
     _Act("make a temporary table with the read-only login", "CREATE TEMPORARY TABLE multidb_audit (a int)"),
@@ -233,9 +236,11 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
             if session.login.purpose == "readonly":
                 yield from map(session.tried, _OF_THE_READER)
                 yield from session.at_large_objects()
+        yield from owning.at_further_databases(_OF_ITS_OWN_DATABASE)
         for victim in victims:
             for act in _OF_OTHERS:
                 yield (owning if act.owning else user).tried(act, victim)
+            yield from owning.at_further_databases(_OF_DATABASES, victim)
             yield from user.at_a_session(victim)
 
 
@@ -252,7 +257,8 @@ def _doors(attacker: Tenant, login: Login, victims: Sequence[Tenant]) -> Iterato
         expected = Outcome.ALLOWED if database in left_open else Outcome.REFUSED
         yield from _door(attacker, login, None, database, expected)
     for victim in victims:
-        yield from _door(attacker, login, victim, victim.app.id, Outcome.REFUSED)
+        for database in database_names(victim.app):
+            yield from _door(attacker, login, victim, database, Outcome.REFUSED)
 
 
 def _without_its_password(attacker: Tenant, login: Login) -> Probe:
@@ -275,14 +281,19 @@ def _door(attacker: Tenant, login: Login, victim: Tenant | None, database: str, 
     def seen(act: str, got: Outcome, detail: str) -> Probe:
         return Probe(attacker.app.id, target, f"{act} as {login.purpose}", expected, got, detail)
 
-    act = "connect" if victim is not None else f"connect to {database}"
+    act, there = "connect", ""
+    if victim is None:
+        act = f"connect to {database}"
+    elif database != victim.app.id:
+        there = f" in {database}"
+        act = f"connect to {database}"
     try:
         with _patiently(attacker, login, database) as connection:
             yield seen(act, Outcome.ALLOWED, f"{login.user} came into {database}")
             if victim is not None:
                 for what, question in (("read tables", _READABLE), ("write tables", _WRITABLE)):
                     answer = connection.send(question, attacker.server.timeout)
-                    yield seen(what, *_outcome(answer, frozenset(), counts=True))
+                    yield seen(f"{what}{there}", *_outcome(answer, frozenset(), counts=True))
     except (ServerDown, ServerSlow):
         raise
     except ServerError as error:
@@ -393,6 +404,13 @@ class _Attack:
             for act in _OF_SESSIONS:
                 detail = f"there is no session of {victim.app.id} to try it on: {error.message}"[:_SHOWN]
                 yield Probe(self._attacker.app.id, victim.app.id, act.name, Outcome.REFUSED, Outcome.BROKEN, detail)
+
+    def at_further_databases(self, acts: Sequence[_Act], victim: Tenant | None = None) -> Iterator[Probe]:
+        """The same for the databases that an app has beside its own: the victim, or the attacker itself."""
+        tenant, key = (victim, "b") if victim is not None else (self._attacker, "a")
+        for database in database_names(tenant.app)[1:]:
+            names = {key: identifier(database), f"{key}_text": literal(database)}
+            yield from (self.tried(replace(act, name=f"{act.name}: {database}"), victim, **names) for act in acts)
 
     def _names(self, target: str | None) -> Mapping[str, str]:
         app = self._attacker.app.id

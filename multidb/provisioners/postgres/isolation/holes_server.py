@@ -16,6 +16,7 @@ from multidb.model import Hole, Inspection, Remark, Resource, Searched, Unread
 from multidb.provisioners.postgres.isolation.inventory import HARMLESS_SETTINGS, SHARED
 from multidb.provisioners.postgres.provision.resources import (
     PUBLIC,
+    Database,
     Membership,
     PostgresFacts,
     Role,
@@ -53,11 +54,14 @@ def holes_of_the_server(answer: str, inspection: Inspection) -> Iterator[Hole]:
     yield from _databases(document["server databases"] or ())
     yield from _tablespaces(document["tablespaces"] or ())
     yield from _parameters(document["parameters"] or ())
-    yield from _settings(document, app_of)
+    databases = {resource.name: resource.app for resource in inspection.desired if isinstance(resource, Database)}
+    yield from _settings(document, app_of, databases)
     for name, database, owner in document["subscriptions"] or ():
         message = f"it writes what another server sends into the tables of {database}, as {owner} where triggers run"
         closes = lines(f"ALTER SUBSCRIPTION {identifier(name)} DISABLE", database=database)
-        yield Hole("subscription", f"subscription {name} in database {database}", message, closes, database)
+        yield Hole(
+            "subscription", f"subscription {name} in database {database}", message, closes, databases.get(database)
+        )
     yield from _left(document)
 
 
@@ -165,7 +169,11 @@ def _parameters(rows: Sequence[Sequence[Any]]) -> Iterator[Hole]:
         yield _granted(right, grantee, f"PARAMETER {name}", f"parameter {name}", message)
 
 
-def _settings(document: dict[str, Sequence[Sequence[Any]] | None], app_of: dict[str, str | None]) -> Iterator[Hole]:
+def _settings(
+    document: dict[str, Sequence[Sequence[Any]] | None],
+    app_of: dict[str, str | None],
+    databases: dict[str, str | None],
+) -> Iterator[Hole]:
     harmless = re.compile("|".join(f"(?:{pattern})" for pattern in HARMLESS_SETTINGS))
     for role, database, name in document["settings"] or ():
         if harmless.fullmatch(name):
@@ -177,7 +185,7 @@ def _settings(document: dict[str, Sequence[Sequence[Any]] | None], app_of: dict[
             [*([f"role {role}"] if role else []), *([f"database {database}"] if database else [])] or ["every role"]
         )
         message = f"sessions there begin with another {name} than the server's, which only a superuser may set"
-        app = database if database is not None else app_of.get(role)
+        app = databases.get(database) if database is not None else app_of.get(role)
         yield Hole(f"setting {name}", subject, message, lines(text or f"ALTER {whose}{where} RESET {name}"), app, role)
     for name, value in document["configured"] or ():
         if not harmless.fullmatch(name):
@@ -219,10 +227,11 @@ def remarks_of_the_server(answer: str, inspection: Inspection) -> Iterator[Remar
             yield Remark(f"database {name}", message, app)
         elif app is None and everybodys and name not in planned:
             yield Remark(f"database {name}", "it is no app's, and every login of every app may connect to it")
+    databases = {resource.name: resource.app for resource in inspection.desired if isinstance(resource, Database)}
     for name, database, active in document["slots"] or ():
         now = "is being read" if active else "waits to be read, and the server keeps its log for it"
         message = f"it tells every change in database {database} to a login with REPLICATION, and {now}"
-        yield Remark(f"replication slot {name}", message, database)
+        yield Remark(f"replication slot {name}", message, databases.get(database))
     app_of = {resource.name: resource.app for resource in inspection.desired if isinstance(resource, Role)}
     for login, limit, holders in document["full"] or ():
         kinds = Counter((program, address, state) for program, address, state in holders)

@@ -9,6 +9,7 @@ from typing import Final
 
 from multidb.document import printable
 from multidb.model import App, Refusal
+from multidb.provisioners.postgres.provision.databases import database_names
 from multidb.provisioners.postgres.provision.options import AppOptions
 from multidb.provisioners.postgres.provision.roles import AppNames
 
@@ -29,16 +30,16 @@ _EXTENSION: Final = re.compile(r'permission denied to create extension "([^"]+)"
 
 
 def logged_refusals(app: App, lines: Iterable[str]) -> Sequence[Refusal]:
-    """Those of the app's logins in its database, in the lines of a log; each message once, the newest first.
+    """Those of the app's logins in its databases, in the lines of a log; each message once, the newest first.
 
     Logins that failed are not among them: a session has no application name yet then, so that an audit's and the app's
     look alike. Whoever tried knows.
     """
-    logins = AppNames.of(app.id).logins
+    databases, logins = database_names(app), AppNames.of(app.id).logins
     kept: dict[str, Refusal] = {}
     for line in lines:
         match = _LINE.match(line)
-        if match is None or match["database"] != app.id or match["user"] not in logins:
+        if match is None or match["database"] not in databases or match["user"] not in logins:
             continue
         if match["by"].startswith(_OWN):
             continue
@@ -68,7 +69,7 @@ def _hint(app: App, state: str, message: str) -> str | None:
     if extension := _EXTENSION.search(message):
         return f"name it in the manifest: postgres: {{extensions: [{extension[1]}]}}"
     if "create database" in message:
-        return "an app has one database: give its tests an app of their own, and let them keep it (--keepdb)"
+        return "postgres: {test_database: true} gives its tests a database, which they keep (--keepdb)"
     if AppOptions.of(app.stores["postgres"]).roles == "split":
         return f"what changes the schema is for the login for migrations: {migrate}"
     return "no option of an app gives that: it belongs to somebody else, or acts on more than the app"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from multidb.model import App, AppUsage, Query, ServerUsage
+from multidb.model import App, AppUsage, DerivedName, Query, ServerUsage
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, derived_names
 from multidb.provisioners.postgres.provision.statements import identifier
 
@@ -20,9 +20,10 @@ _MOST = 10
 _LONGEST = 300  # characters of a query's text
 _SEES_ALL = "pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"
 
-# $1: for each app its database and logins: {"app": ["login", ...]}.
+# $1: for each app its databases and logins: {"app": {"databases": [...], "logins": [...]}}.
 QUERY = f"""
-WITH asked AS MATERIALIZED (SELECT key AS app, value AS logins FROM json_each($1::json)),
+WITH asked AS MATERIALIZED (
+  SELECT key AS app, value -> 'databases' AS databases, value -> 'logins' AS logins FROM json_each($1::json)),
 database AS MATERIALIZED (
   SELECT d.oid, d.datname, d.datallowconn, d.datconnlimit,
     CASE WHEN has_database_privilege(d.oid, 'CONNECT') OR {_SEES_ALL} THEN pg_database_size(d.oid) END AS size
@@ -34,7 +35,8 @@ SELECT json_build_object(
   'statements', (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
                  WHERE e.extname = 'pg_stat_statements' AND current_setting('pg_stat_statements.max', true) <> ''),
   'apps', (SELECT json_object_agg(a.app, json_build_object(
-      'size', d.size, 'open', d.datallowconn, 'limited', d.datconnlimit >= 0,
+      'size', (SELECT sum(size) FROM database WHERE datname IN (SELECT json_array_elements_text(a.databases))),
+      'open', d.datallowconn, 'limited', d.datconnlimit >= 0,
       'connections', (SELECT count(*) FROM session WHERE usename IN (SELECT json_array_elements_text(a.logins))),
       'limits', (SELECT json_agg(rolconnlimit) FROM pg_roles
                  WHERE rolcanlogin AND rolname IN (SELECT json_array_elements_text(a.logins))),
@@ -57,7 +59,12 @@ SELECT json_build_object('rows', (SELECT coalesce(sum(rows), 0) FROM app_table),
 
 def parameters(apps: Sequence[App]) -> tuple[str]:
     """What `QUERY` and `queries_query` are asked with."""
-    return (json.dumps({app.id: [name.name for name in derived_names(app)[1:]] for app in apps}),)
+    return (json.dumps({app.id: _parts(derived_names(app)) for app in apps}),)
+
+
+def _parts(names: Sequence[DerivedName]) -> Mapping[str, Sequence[str]]:
+    spaces = {"databases": "postgres database", "logins": "postgres role"}
+    return {part: [name.name for name in names if name.space == space] for part, space in spaces.items()}
 
 
 def queries_query(answer: str) -> str | None:

@@ -308,11 +308,13 @@ def _standing_beside(inspection: Inspection) -> dict[str, dict[str, str]]:
     beside: dict[str, dict[str, str]] = {}
     for app, alternates in inspection.context.alternates.items():
         names = AppNames.of(app)
+        databases = [one.name for one in inspection.desired if isinstance(one, Database) and one.app == app]
         for other in alternates.working - {alternates.current}:
-            beside[names.database] = {
+            logins = {
                 names.login(slot_of(purpose, other)): names.login(slot_of(purpose, alternates.current))
                 for purpose in PURPOSES
             }
+            beside |= dict.fromkeys(databases, logins)
     return beside
 
 

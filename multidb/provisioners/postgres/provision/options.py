@@ -67,6 +67,11 @@ class AppOptions(Section):
         description="simple: the app's login may change its own schema. split: a separate <app>_migrate login does, "
         "which before Postgres 17 also refreshes materialized views.",
     )
+    test_database: bool = Field(
+        default=False,
+        description="A second database <app>_test for the app's tests, with the same logins, rights and limits; its "
+        "address is TEST_DATABASE_URL. It is in no backup, and goes with the app.",
+    )
     connection_limit: int = Field(
         default=20, ge=1, le=10_000, description="Connections that the app's login may hold at a time."
     )

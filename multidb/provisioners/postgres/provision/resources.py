@@ -27,6 +27,7 @@ from multidb.model import (
     counted,
 )
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.databases import database_names
 from multidb.provisioners.postgres.provision.options import NAME_LIMIT, STORE, AppOptions, ServerOptions, duration_text
 from multidb.provisioners.postgres.provision.roles import AppNames, slot_of
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec
@@ -273,8 +274,14 @@ def derived_names(app: App) -> tuple[DerivedName, ...]:
         names.migrate_b: "the migration login that a rotation switches to",
         names.over_quota: "the role over its quota",
     }
+    databases = {
+        name: "the database" if name == names.database else "the test database" for name in database_names(app)
+    }
     return (
-        DerivedName("postgres database", names.database, NAME_LIMIT, f"the database of {app.id}"),
+        *(
+            DerivedName("postgres database", name, NAME_LIMIT, f"{what} of {app.id}")
+            for name, what in databases.items()
+        ),
         *(DerivedName("postgres role", name, NAME_LIMIT, f"{what} of {app.id}") for name, what in roles.items()),
     )
 
@@ -327,10 +334,11 @@ def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[R
     if read_only:
         yield Role(name=names.over_quota, app=app.id, owner=owner, purpose="reads and deletes, over its quota")
     yield from _memberships(app, names, options, facts, alternates, read_only=read_only)
-    yield Database(name=names.database, app=app.id, owner=owner, belongs_to=facts.admin, locale=options.locale)
-    yield Access(name=names.database, app=app.id, privileges=_database_privileges(names, options, alternates))
-    yield from _settings(app, names, options, alternates, read_only=read_only)
-    yield _interior(app, names, options, facts, alternates, read_only=read_only)
+    for database in database_names(app):
+        yield Database(name=database, app=app.id, owner=owner, belongs_to=facts.admin, locale=options.locale)
+        yield Access(name=database, app=app.id, privileges=_database_privileges(names, options, alternates))
+        yield from _settings(app, database, options, alternates, read_only=read_only)
+        yield _interior(app, database, options, facts, alternates, read_only=read_only)
 
 
 def _roles(
@@ -419,8 +427,9 @@ def _database_privileges(names: AppNames, options: AppOptions, alternates: Alter
 
 
 def _settings(
-    app: App, names: AppNames, options: AppOptions, alternates: Alternates, *, read_only: bool
+    app: App, database: str, options: AppOptions, alternates: Alternates, *, read_only: bool
 ) -> Iterator[Settings]:
+    names = AppNames.of(app.id)
     limits = {
         ("statement_timeout", duration_text(options.statement_timeout)),
         ("idle_in_transaction_session_timeout", duration_text(options.idle_in_transaction_session_timeout)),
@@ -435,17 +444,18 @@ def _settings(
     for alternate, purpose in _made(options, alternates):
         role = names.login(slot_of(purpose, alternate))
         yield Settings(
-            name=f"{role} in {names.database}",
+            name=f"{role} in {database}",
             app=app.id,
             role=role,
-            database=names.database,
+            database=database,
             values=frozenset(values[purpose]),
         )
 
 
 def _interior(
-    app: App, names: AppNames, options: AppOptions, facts: PostgresFacts, alternates: Alternates, *, read_only: bool
+    app: App, database: str, options: AppOptions, facts: PostgresFacts, alternates: Alternates, *, read_only: bool
 ) -> Interior:
+    names = AppNames.of(app.id)
     rw, ro = names.rw, names.ro
     split = options.roles == "split"
     # A login that does not become the owner owns what it makes, where it was let into a schema, until the next apply.
@@ -463,7 +473,7 @@ def _interior(
     parts: list[object] = [names.owner, sorted(schema_privileges), sorted(default_privileges), sorted(extensions)]
     recipe = repr((*parts, sorted(large_objects)) if facts.superuser else tuple(parts))
     return Interior(
-        name=names.database,
+        name=database,
         app=app.id,
         role=names.owner,
         readers=ro,
@@ -517,7 +527,9 @@ def env(
     variables = _env_at(app, endpoint, secret, current)
     if endpoint.pooler is None:
         return variables
-    straight = {name: value for name, value in variables.items() if name.endswith("_MIGRATE_URL")}
+    straight = {
+        name: value for name, value in variables.items() if name.endswith(("_MIGRATE_URL", "TEST_DATABASE_URL"))
+    }
     pooled = _env_at(app, endpoint.pooler, secret, current)
     return {**pooled, **straight, "DATABASE_URL_DIRECT": variables["DATABASE_URL"]}
 
@@ -530,13 +542,13 @@ def _env_at(
     # asyncpg calls libpq's sslmode plain ssl, and finds the authority in libpq's variable
     asyncpg = {"ssl": libpq["sslmode"]} if "sslmode" in libpq else {}
 
-    def url(purpose: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq) -> Secret:
+    def url(purpose: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq, database: str = app.id) -> Secret:
         login = slot_of(purpose, current)
         password = quote(secret(password_ref(app.id, login)).reveal(), safe="")
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         tail = f"?{urlencode(tls, safe='/')}" if tls else ""
-        user, database = quote(AppNames.of(app.id).login(login), safe=""), quote(app.id, safe="")
-        return Secret(f"{scheme}://{user}:{password}@{host}:{endpoint.port}/{database}{tail}")
+        user = quote(AppNames.of(app.id).login(login), safe="")
+        return Secret(f"{scheme}://{user}:{password}@{host}:{endpoint.port}/{quote(database, safe='')}{tail}")
 
     prefix = app.id.upper()
     variables: dict[str, str | Secret] = {
@@ -552,8 +564,12 @@ def _env_at(
     }
     if authority:
         variables["PGSSLROOTCERT"] = authority
-    if AppOptions.of(app.stores[STORE]).roles == "split":
+    options = AppOptions.of(app.stores[STORE])
+    if options.roles == "split":
         variables[f"{prefix}_DB_MIGRATE_URL"] = url("migrate")
+    if options.test_database:  # by the login that may make tables: whoever runs tests begins with migrations
+        login = "migrate" if options.roles == "split" else "user"
+        variables["TEST_DATABASE_URL"] = url(login, database=AppNames.of(app.id).test_database)
     return variables
 
 

@@ -63,12 +63,13 @@ class AppNames:
     migrate_b: str
     over_quota: str  # what an app over its quota becomes instead of the owner
     stand_in: str  # the owner of what a set holds of an app that has no roles here
+    test_database: str
 
     @classmethod
     def of(cls, app_id: str) -> AppNames:
         """The names of the app with this id."""
         logins = ("_user", "_readonly", "_migrate", "_user_b", "_readonly_b", "_migrate_b")
-        suffixes = ("_owner", "_rw", "_ro", *logins, "_restricted", "__owner")
+        suffixes = ("_owner", "_rw", "_ro", *logins, "_restricted", "__owner", "_test")
         return cls(app_id, *(app_id + suffix for suffix in suffixes))
 
     def login(self, slot: str) -> str:

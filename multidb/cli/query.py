@@ -21,9 +21,9 @@ from multidb.fleet import Fleet
 from multidb.history import RunRecord
 from multidb.manifest import app_id
 from multidb.model import Question, listed
-from multidb.provisioners import LANGUAGES
 from multidb.query.arrow import DuckDbWriter, ParquetWriter
 from multidb.query.execution import AppResult, AppStatus, QueryRequest, exit_code, querying_of
+from multidb.query.languages import languages
 from multidb.query.row_writers import CsvWriter, JsonLinesWriter, RowWriter
 from multidb.query.run import HeldAnswer, Written, held, written
 from multidb.query.values import APP, json_value, text_value
@@ -49,30 +49,32 @@ class QueryForm(StrEnum):
 
 
 _HELD: Final = (QueryForm.TEXT, QueryForm.JSON)
+_SHARED: Final = ("env", "file", "format", "help", "json", "verbose")  # options that every command may have
 
 
 def _with_language_options(work: Callable[Concatenate[Run, P], int]) -> Callable[..., int]:
     """Gives the command a flag for each language that questions are written in; it is told the store."""
+    own = signature(work, eval_str=True)
+    store_of = languages({*own.parameters, *_SHARED})
 
     @wraps(work)
     def with_store(run: Run, *arguments: Any, **options: Any) -> int:
-        chosen = [LANGUAGES[language] for language in LANGUAGES if options.pop(language)]
+        chosen = [store for language, store in store_of.items() if options.pop(language)]
         named = options.pop("store")
         stores = list(dict.fromkeys([*chosen, *([named] if named else [])]))
         if len(stores) > 1:
-            flags = ", ".join(f"--{language}" for language in LANGUAGES)
+            flags = ", ".join(f"--{language}" for language in store_of)
             raise UsageError("a question is for one store", hint=f"leave one of them: {flags}, --store")
-        return work(run, *arguments, store=(stores or [*LANGUAGES.values()])[0], **options)
+        return work(run, *arguments, store=(stores or [*store_of.values()])[0], **options)
 
-    own = signature(work, eval_str=True)
     flags = [
         Parameter(
             language,
             Parameter.POSITIONAL_OR_KEYWORD,
             default=False,
-            annotation=Annotated[bool, typer.Option(f"--{language}", help=_flag_help(language, store))],
+            annotation=Annotated[bool, typer.Option(f"--{language}", help=_flag_help(store, first=number == 0))],
         )
-        for language, store in LANGUAGES.items()
+        for number, (language, store) in enumerate(store_of.items())
     ]
     parameters = [*own.parameters.values()]
     place = next(number for number, parameter in enumerate(parameters) if parameter.name == "store")
@@ -80,9 +82,8 @@ def _with_language_options(work: Callable[Concatenate[Run, P], int]) -> Callable
     return with_store
 
 
-def _flag_help(language: str, store: str) -> str:
-    first = next(iter(LANGUAGES))
-    return f"The question is for {store}." if language != first else f"The question is for {store}, as without a flag."
+def _flag_help(store: str, *, first: bool) -> str:
+    return f"The question is for {store}{', as without a flag' if first else ''}."
 
 
 @app.command(

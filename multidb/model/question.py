@@ -69,6 +69,7 @@ class Querying:
     """How apps' places on a store are asked.
 
     Args:
+        language: what questions are written in, as one word of small letters: the flag of `multidb query` for it.
         check: (words) -> `UsageError` where they are no question for this store. Asks no server.
         answer: (tenant, question) -> the app's answer, for a ``with`` block. The server refuses whatever writes. Raises
             `Missing` where what is asked for is not in the app's place, `NotAllowed` for what the server refuses, and
@@ -80,6 +81,7 @@ class Querying:
             the block lasts. None: the app has one that does not change, or reads in transactions that cannot write.
     """
 
+    language: str
     check: Callable[[Sequence[str]], None]
     answer: Callable[[Tenant, Question], AbstractContextManager[QuestionRows]]
     example: str

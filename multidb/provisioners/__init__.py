@@ -17,7 +17,7 @@ from multidb.errors import UsageError
 if TYPE_CHECKING:  # the names of the stores need no model
     from multidb.model import Provisioner
 
-__all__ = ["INCLUDED", "LANGUAGES", "known_stores", "provisioner"]
+__all__ = ["INCLUDED", "known_stores", "provisioner"]
 
 _GROUP: Final = "multidb.stores"
 INCLUDED: Final = {
@@ -27,8 +27,6 @@ INCLUDED: Final = {
     "redis": "multidb.provisioners.redis",
 }
 """The stores that come with multidb. An app that names no stores has these; no package can take one's place."""
-LANGUAGES: Final = {"sql": "postgres", "cypher": "neo4j", "qdrant": "qdrant", "redis": "redis"}
-"""What questions are written in -> the store that they are for. One of which nothing is said is in the first."""
 
 
 @cache

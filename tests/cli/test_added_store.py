@@ -106,6 +106,13 @@ def test_a_store_that_a_package_adds_goes_through_everything(folder: Beside) -> 
     usage = folder.ok("usage", "--json").json()
     assert usage["apps"]["ann"]["toy"]["size"] == len("greetinghello")
 
+    in_its_box(folder, "cat", "PUT $box $key $value", key="greeting", value="hi")
+    asked = folder.ok("query", "--box", "greeting", "--format", "csv").out
+    assert asked.splitlines() == ["app,key,text", "ann,greeting,hello", "cat,greeting,hi"]
+    assert "The question is for toy." in folder.ok("query", "--help").out
+    assert folder.run("query", "--box", "").code == 2
+    in_its_box(folder, "cat", "DEL $box $key", key="greeting")
+
     folder.ok("backup", "ann")
     (verified,) = folder.ok("backups", "verify", "ann", "--json").json()["sets"]
     assert verified["verified"]

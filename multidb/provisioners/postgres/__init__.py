@@ -158,7 +158,7 @@ PROVISIONER = Provisioner(
     connect=_connect,
     client=_client,
     logged_refusals=_logged_refusals,
-    querying=Querying(_check_question, _answer, "SELECT count(*) FROM users", columns=_columns),
+    querying=Querying("sql", _check_question, _answer, "SELECT count(*) FROM users", columns=_columns),
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

@@ -145,7 +145,7 @@ PROVISIONER = Provisioner(
     tells_use=False,
     connect=_connect,
     client=_client,
-    querying=Querying(_check_question, _answer, "count COLLECTION [FILTER]", reader=_reader),
+    querying=Querying("qdrant", _check_question, _answer, "count COLLECTION [FILTER]", reader=_reader),
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

@@ -192,7 +192,7 @@ PROVISIONER = Provisioner(
     connect=_connect,
     client=_client,
     refusals=_refusals,
-    querying=Querying(_check_question, _answer, "DBSIZE", reader=_reader),
+    querying=Querying("redis", _check_question, _answer, "DBSIZE", reader=_reader),
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

@@ -8,6 +8,7 @@ ours.** The box's owner, ``<project>/<app>``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from multidb.model import (
@@ -17,6 +18,9 @@ from multidb.model import (
     Hosting,
     Probe,
     Provisioner,
+    Querying,
+    Question,
+    QuestionRows,
     Server,
     Session,
     TakeOffline,
@@ -49,6 +53,18 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     return probe(attacker, victims)
 
 
+def _check_question(words: Sequence[str]) -> None:
+    from multidb_toy.tenant import check_question
+
+    check_question(words)
+
+
+def _answer(tenant: Tenant, question: Question) -> AbstractContextManager[QuestionRows]:
+    from multidb_toy.tenant import answer
+
+    return answer(tenant, question)
+
+
 def _archive(server: Server, admin: Secret | None, application: str, take_offline: TakeOffline | None) -> Archive:
     from multidb_toy.archive import ToyArchive
 
@@ -74,6 +90,7 @@ PROVISIONER = Provisioner(
     isolation=resources.isolation,
     connect=_connect,
     check_health=_check_health,
+    querying=Querying("box", _check_question, _answer, "greeting"),
     probe=_probe,
     archive=_archive,
     processes=_processes,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from multidb.errors import NotAllowed
-from multidb.model import Health, Outcome, Probe, Status, Tenant
+from multidb.errors import NotAllowed, UsageError
+from multidb.model import Column, Health, Outcome, Probe, Question, QuestionRows, Status, Tenant
 from multidb.secrets import Secret
 from multidb_toy.connection import Connection
 
-__all__ = ["check_health", "probe"]
+__all__ = ["answer", "check_health", "check_question", "probe"]
 
 _KEY = "__multidb__"
 
@@ -36,6 +37,22 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
             broken = control is Outcome.REFUSED
             yield Probe(app, victim.app.id, "look in", Outcome.REFUSED, Outcome.BROKEN if broken else got)
         yield Probe(app, None, "list all boxes", Outcome.REFUSED, _tried(connection, "LIST"))
+
+
+def check_question(words: Sequence[str]) -> None:
+    """See `multidb.model.Querying`: a question is the keys whose texts are asked for."""
+    if not words or not all(words):
+        raise UsageError("a question names keys", hint="multidb query --box greeting")
+
+
+@contextmanager
+def answer(tenant: Tenant, question: Question) -> Iterator[QuestionRows]:
+    """See `multidb.model.Querying`."""
+    with _connected(tenant) as connection:
+        box = tenant.app.id
+        there = set(question.words).intersection(connection.ask("KEYS $box", box=box))
+        rows = [(key, connection.ask("GET $box $key", box=box, key=key)) for key in sorted(there)]
+        yield QuestionRows((Column("key"), Column("text")), iter([rows]))
 
 
 def _tried(connection: Connection, text: str, **binds: str) -> Outcome:

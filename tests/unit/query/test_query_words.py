@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from multidb.errors import UsageError
-from multidb.provisioners import INCLUDED, LANGUAGES, provisioner
+from multidb.provisioners import INCLUDED, provisioner
+from multidb.query.languages import languages
 
 
 def check(store: str, *words: str) -> None:
@@ -15,8 +16,12 @@ def check(store: str, *words: str) -> None:
 
 
 def test_every_language_is_one_of_a_store_that_can_be_asked() -> None:
-    assert {*LANGUAGES.values()} == {*INCLUDED}
-    assert all(provisioner(store).querying is not None for store in LANGUAGES.values())
+    assert languages() == {"sql": "postgres", "cypher": "neo4j", "qdrant": "qdrant", "redis": "redis"}
+    assert {*languages().values()} == {*INCLUDED}
+
+
+def test_a_language_in_whose_place_something_else_stands_has_no_flag() -> None:
+    assert {*languages({"cypher", "limit"})} == {"sql", "qdrant", "redis"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from multidb.errors import Locked, NotAllowed, ServerError, ServerSlow, StatementFailed, WrongVersion
-from multidb.model import Action, App, Isolation, Statement
+from multidb.model import Action, App, Inspection, Isolation, Statement, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.driver import connection
 from multidb.provisioners.postgres.provision import scram
@@ -557,6 +557,18 @@ def test_the_writing_login_refreshes_where_the_server_has_a_right_for_it(served:
                         continue
                     with pytest.raises(psycopg.errors.InsufficientPrivilege):
                         session.execute(text.encode())
+
+
+def test_an_app_that_cannot_do_without_it_is_refused_by_name_where_there_is_no_such_right(site: Site) -> None:
+    app, simple = site.app(roles="split", maintain=True), site.app(maintain=True)
+    site.apply([simple])
+    with site.connect() as session:
+        context = StoreContext("site", session.facts)
+        inspection = Inspection(context, [app, simple], PROVISIONER.desired([app, simple], context), site.secrets)
+        session.inspect(inspection)
+        newer = session.facts.number >= 170000
+    assert list(inspection.unread) == ([] if newer else [app.id])
+    assert newer or "Postgres 17" in str(inspection.unread[app.id].hint)
 
 
 def test_what_is_newly_wanted_inside_is_seen_from_outside(site: Site) -> None:

@@ -16,6 +16,7 @@ from multidb.model import App, Endpoint, Isolation
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import AppOptions, duration_of, duration_text
+from multidb.provisioners.postgres.provision.requirements import unmet
 from multidb.provisioners.postgres.provision.resources import (
     Access,
     Database,
@@ -119,6 +120,21 @@ def test_tests_go_past_a_pooler_by_the_login_that_makes_tables(roles: str, login
     variables = env(app(roles=roles, test_database=True), context(), server, lambda _: Secret("x"))
     assert variables["TEST_DATABASE_URL"] == Secret(f"postgresql://{login}:x@db:5432/lernmi_test")
     assert "TEST_DATABASE_URL" not in env(app(roles=roles), context(), server, lambda _: Secret("x"))
+
+
+@pytest.mark.parametrize(
+    ("number", "roles", "maintain", "refused"),
+    [
+        *((160004, "split", True, True), (160004, "split", False, False)),
+        *((160004, "simple", True, False), (170000, "split", True, False)),
+    ],
+)
+def test_what_a_version_has_no_right_for_is_refused_for_that_app(
+    number: int, roles: str, maintain: bool, refused: bool
+) -> None:
+    refusals = dict(unmet([app(roles=roles, maintain=maintain), app("other")], facts(number)))
+    assert list(refusals) == (["lernmi"] if refused else [])
+    assert all("roles: simple" in str(error.hint) for error in refusals.values())
 
 
 def test_a_longest_id_fits() -> None:

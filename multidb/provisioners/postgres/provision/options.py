@@ -72,6 +72,11 @@ class AppOptions(Section):
         description="A second database <app>_test for the app's tests, with the same logins, rights and limits; its "
         "address is TEST_DATABASE_URL. It is in no backup, and goes with the app.",
     )
+    maintain: bool = Field(
+        default=False,
+        description="The app cannot do without REFRESH MATERIALIZED VIEW, VACUUM, ANALYZE, REINDEX and CLUSTER by the "
+        "login that it works with. It may everywhere but with roles: split before Postgres 17, which is refused then.",
+    )
     connection_limit: int = Field(
         default=20, ge=1, le=10_000, description="Connections that the app's login may hold at a time."
     )

@@ -34,6 +34,7 @@ from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec
 
 __all__ = [
     "LARGE_OBJECTS",
+    "MAINTAIN_SINCE",
     "PUBLIC",
     "PURPOSES",
     "RESERVED",
@@ -64,6 +65,8 @@ PUBLIC = "public"  # the grantee that is everybody; Postgres reserves this name,
 PURPOSES = ("user", "readonly", "migrate")
 """What an app has logins for; the last where its roles are split."""
 _MIGRATE_CONNECTIONS = 5
+MAINTAIN_SINCE = 170000
+"""The server version that has a right to maintain a table without owning it."""
 LARGE_OBJECTS = {
     "lo_creat": "lo_creat(integer)",
     "lo_create": "lo_create(oid)",
@@ -495,7 +498,7 @@ def _default_privileges(
     """(TABLES, grantee, privilege) on what `maker` will make: the same whoever makes it, so that nothing changes for
     the others when an apply gives it to the owner. Types need none: everybody may use them."""
     # One right for REFRESH, VACUUM, ANALYZE, REINDEX and CLUSTER. Who is over its quota has it not: most of them write.
-    maintain = ("MAINTAIN",) if facts.number >= 170000 else ()
+    maintain = ("MAINTAIN",) if facts.number >= MAINTAIN_SINCE else ()
     rights = {
         "TABLES": ("SELECT", "INSERT", "UPDATE", "DELETE", *maintain),
         "SEQUENCES": ("SELECT", "USAGE", "UPDATE"),

@@ -50,6 +50,7 @@ from multidb.provisioners.postgres.provision import (
     summary,
 )
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
+from multidb.provisioners.postgres.provision.requirements import unmet
 from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
@@ -124,6 +125,7 @@ class PostgresSession:
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._main.ask(query, parameters, self._server.timeout), inspection)
         resources = list(catalog.without_known(overview.resources, inspection.context.known))
+        inspection.unread.update(unmet(inspection.apps, self._facts))
         if inspection.deep and not self._facts.superuser:
             resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
         entered: list[catalog.Inside] = []

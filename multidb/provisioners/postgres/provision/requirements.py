@@ -1,0 +1,29 @@
+"""What apps ask for that a server's version does not have: each is refused by itself, and changes no other's result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from multidb.errors import NotAllowed
+from multidb.model import App
+from multidb.provisioners.postgres.provision.options import STORE, AppOptions
+from multidb.provisioners.postgres.provision.resources import MAINTAIN_SINCE, PostgresFacts
+
+__all__ = ["unmet"]
+
+
+def unmet(apps: Iterable[App], facts: PostgresFacts) -> Iterator[tuple[str, NotAllowed]]:
+    """By app, why it cannot have what it asks for. A login that owns its tables maintains them in every version."""
+    for app in apps:
+        options = AppOptions.of(app.stores[STORE])
+        if options.maintain and options.roles == "split" and facts.number < MAINTAIN_SINCE:
+            yield (
+                app.id,
+                NotAllowed(
+                    f"the login of {app.id} is to maintain its tables (postgres: {{maintain: true}}), and Postgres "
+                    f"{facts.version} has no right for that",
+                    where=f"app {app.id}",
+                    hint="use Postgres 17 or newer, or roles: simple, or take maintain out and let the login for "
+                    f"migrations do it: multidb connect {app.id} --migrate -- psql -c 'REFRESH ...'",
+                ),
+            )

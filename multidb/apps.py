@@ -14,6 +14,7 @@ from multidb.backup.schedule import freshness_now, last_sets
 from multidb.credentials import issued_at
 from multidb.fleet import Fleet
 from multidb.model import App, Status
+from multidb.orphans import orphans
 from multidb.tombstone import tombstones
 from multidb.usage import History
 
@@ -122,7 +123,7 @@ def _removed(fleet: Fleet) -> list[AppSummary]:
 def _orphans(fleet: Fleet) -> list[AppSummary]:
     return [
         AppSummary(app, Presence.ORPHAN, tuple(stores), note=f"in no manifest; multidb remove-app {app}")
-        for app, stores in sorted(fleet.orphans().items())
+        for app, stores in sorted(orphans(fleet).items())
     ]
 
 

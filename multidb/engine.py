@@ -7,20 +7,16 @@ printed here: callers get values, and hear of progress through a callback.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from multidb.access import access_of, forget_access, record_access
-from multidb.alternation import alternates_on, recall_alternations
 from multidb.baseline import Baseline
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.credentials import ensure_secrets, refit_verifiers
-from multidb.errors import Locked, MultidbError, Refused, ServerError, StalePlan, StatementFailed, UsageError
-from multidb.fleet import SERVERS_AT_ONCE, Answer, Fleet, Scope, ways_of_removed
+from multidb.errors import MultidbError, Refused, ServerError, StalePlan, StatementFailed
+from multidb.fleet import SERVERS_AT_ONCE, Answer, Fleet, Scope
 from multidb.model import (
     Action,
     Change,
@@ -32,13 +28,14 @@ from multidb.model import (
     Server,
     Session,
     StoreContext,
-    listed,
 )
+from multidb.orphans import orphan_findings, orphans_in
 from multidb.plan import LOST, Plan, ServerPlan, conflict_error, diff, in_order, refuse_conflicts, without_half_apps
 from multidb.provisioners import provisioner
+from multidb.recall import recall
 from multidb.report import Failure, Report, ServerReport, account
 from multidb.state import ProjectState
-from multidb.tombstone import Tombstone, tombstones, write_tombstone
+from multidb.tombstone import tombstones, ways_of_removed
 
 __all__ = ["Engine"]
 
@@ -130,7 +127,7 @@ class Engine:
         def planned(server: Server, session: Session, context: StoreContext) -> ServerPlan:
             plan = self._read(server, session, scope, context)
             if scope.apps is None and server.app is None:
-                plan = replace(plan, orphans=self.fleet.orphans_in(server, session))
+                plan = replace(plan, orphans=orphans_in(self.fleet, server, session))
             return plan
 
         return planned
@@ -153,8 +150,7 @@ class Engine:
             written = [baseline.explained(change) for change in written]
             baseline.learn(desired, changes, {app.id for app in apps} - unread.keys())
         unsettled = {*unread, *(change.resource.app for change in changes)}
-        self._recall_numbers(server, context, {app.id for app in apps} - unsettled)
-        self._recall_alternations(server, context, {app.id for app in apps} - unsettled)
+        recall(self.fleet, server, context, {app.id for app in apps} - unsettled)
         isolation = {app.id: store.isolation(app, session.facts) for app in apps}
         record_access(self.state.folder, server.name, access_of(isolation, desired), self.project.apps)
         return ServerPlan(
@@ -166,51 +162,6 @@ class Engine:
             unread=unread,
             notes=tuple(store.caveats(session.facts)) if store.caveats else (),
         )
-
-    def _recall_numbers(self, server: Server, context: StoreContext, settled: AbstractSet[str | None]) -> None:
-        """Writes down the numbers of the apps that are on the server as the manifest says: a state that was lost, or is
-        an old copy, comes right by it."""
-        recorded = self.fleet.numbers(server)
-        stand = {app: number for app, number in context.numbers.items() if app in settled}
-        if stand.items() <= recorded.items():
-            return
-        with suppress(Locked, UsageError), self.state.change("numbers") as section:  # a plan does without
-            held = section.setdefault(server.name, {})
-            gone = {app for app, number in held.items() if app not in stand and number and number in stand.values()}
-            section[server.name] = {app: number for app, number in held.items() if app not in gone} | stand
-
-    def _recall_alternations(self, server: Server, context: StoreContext, settled: AbstractSet[str | None]) -> None:
-        """Writes down which of their two credentials the apps have that are on the server as the manifest says."""
-        seen = {app: alternates for app, alternates in context.alternates.items() if app in settled}
-        if seen.keys() <= alternates_on(self.state, server.store).keys():
-            return
-        with suppress(Locked, UsageError):  # a plan does without
-            recall_alternations(self.state, server.store, seen, datetime.now(UTC))
-
-    def _recall_removed(self, orphans: Collection[str], plans: Sequence[ServerPlan]) -> Collection[str]:
-        """Writes tombstones for the orphans that the servers know as removed, when all of these could be asked: the
-        state was lost, or is an old copy. What another command is at is left to that one.
-
-        Returns:
-            The apps for which it did.
-        """
-        if not orphans or any(plan.error is not None for plan in plans):
-            return ()
-        with ExitStack() as stack, suppress(Locked, UsageError):  # a plan does without
-            free = [app for app in orphans if self._taken(stack, app) and app not in tombstones(self.state)]
-            removed = self.fleet.removed_orphans(free) if free else {}
-            for app, stores in removed.items():
-                write_tombstone(self.state, Tombstone.recalled(app, stores, self.project.file, datetime.now(UTC)))
-            return removed
-        return ()
-
-    def _taken(self, stack: ExitStack, app: str) -> bool:
-        """Whether the app's lock is ours from here on."""
-        try:
-            stack.enter_context(self.state.lock_apps([app], "multidb plan"))
-        except Locked:
-            return False
-        return True
 
     def _refuse_lost(self, change: Change, scope: Scope) -> Change:
         lost = [field.field for field in change.fields if field.old == LOST]
@@ -231,13 +182,7 @@ class Engine:
                 message = f"{self.project.removed[app].where}, and the manifest has it again ({where}); it stays off"
                 yield Finding(Level.WARNING, f"app {app}", f"was {message}", ways_of_removed(app))
         if scope.apps is None:
-            read = {plan.server for plan in plans}
-            idle = [server for server in self.fleet.runtime.servers() if server.name not in read]
-            unserved = [server for server in idle if scope.stores is None or server.store in scope.stores]
-            things = _things(plans, self.fleet.orphans(unserved))
-            recalled = self._recall_removed(things, plans) if scope.stores is None else ()
-            for app in sorted(things):
-                yield _removed_before(app) if app in recalled else _orphaned(app, things[app])
+            yield from orphan_findings(self.fleet, plans, scope.stores)
         for app, closure in closures(self.state).items():
             if app in self.project.apps and scope.wants(self.project.apps[app]):
                 yield Finding(Level.WARNING, f"app {app}", closure.why, closure.way_on)
@@ -386,27 +331,3 @@ def _with_statements(
         error.where = error.where or f"app {app} on {context.server}"
         unread[app] = error
         return change
-
-
-def _things(plans: Sequence[ServerPlan], elsewhere: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """What bears the project's mark and belongs to no app, by the app that the mark names."""
-    things: dict[str, list[str]] = {}
-    for plan in plans:
-        for app, orphans_of_app in plan.orphans.items():
-            things.setdefault(app, []).extend(orphans_of_app)
-    for app, of_stores in elsewhere.items():
-        for orphans_of_app in of_stores.values():
-            things.setdefault(app, []).extend(orphans_of_app)
-    return things
-
-
-def _orphaned(app: str, things: Sequence[str]) -> Finding:
-    """With the commands that turn it off or end it."""
-    message = f"is on the servers and not in the manifest: {listed(things, 4)}"
-    fix = f"put its entry back; or turn it off: multidb remove-app {app}; or end it for good: multidb purge {app}"
-    return Finding(Level.WARNING, f"app {app}", message, fix)
-
-
-def _removed_before(app: str) -> Finding:
-    message = "was removed, and .multidb/ had lost it: it is written down again, as removed today"
-    return Finding(Level.WARNING, f"app {app}", message, ways_of_removed(app))

@@ -6,10 +6,9 @@ costs no other its answer. Everything that works on servers is built on it, plan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from multidb.admin_credentials import other_password
@@ -17,12 +16,10 @@ from multidb.alternation import alternates_on
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.errors import ArchiveError, AuthenticationFailed, MultidbError, ServerDown, ServerSlow, UsageError
-from multidb.manifest import is_app_id
 from multidb.model import (
     App,
     Archive,
     Facts,
-    Isolation,
     Progress,
     Project,
     Server,
@@ -32,13 +29,13 @@ from multidb.model import (
     unwatched,
 )
 from multidb.provisioners import provisioner
-from multidb.renames import renames
 from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
 from multidb.secrets import Alternate, Secret, SecretRef
 from multidb.state import ProjectState, holder
 from multidb.state_stores import open_state
+from multidb.tombstone import ways_of_removed
 
-__all__ = ["LOCK_TIMEOUT", "SERVERS_AT_ONCE", "Answer", "Fleet", "Scope", "orphan", "ways_of_removed"]
+__all__ = ["LOCK_TIMEOUT", "SERVERS_AT_ONCE", "Answer", "Fleet", "Scope"]
 
 T = TypeVar("T")
 
@@ -342,9 +339,13 @@ class Fleet:
                 return self._context(server, None, self.numbers(server))
         return self._context(server, self._facts[server.name], self.numbers(server))
 
-    def known_context(self, server: Server) -> StoreContext:
-        """As `context`, from the manifest, the records and what this fleet has learned of the server; asks nobody."""
-        return self._context(server, self._facts.get(server.name), self.numbers(server))
+    def known_context(self, server: Server, facts: Facts | None = None) -> StoreContext:
+        """As `context`, from the manifest and the records; asks nobody.
+
+        Args:
+            facts: of the server, as it says them; None: what this fleet has learned of it, if anything.
+        """
+        return self._context(server, facts or self._facts.get(server.name), self.numbers(server))
 
     def contexts(self, servers: Sequence[Server]) -> dict[str, StoreContext | MultidbError]:
         """By the server's name what its store is told, each server asked once; or why it cannot be asked."""
@@ -441,90 +442,6 @@ class Fleet:
         alternates = replace(context.alternates_of(app.id), current=alternate)
         with_it = replace(context, alternates={**context.alternates, app.id: alternates})
         return Tenant(app, server, with_it, provisioner(server.store).env(app, with_it, server.endpoint, self.secret))
-
-    # What stands in no manifest
-
-    def orphans(self, servers: Sequence[Server] | None = None) -> dict[str, dict[str, Sequence[str]]]:
-        """What servers have under the project's mark of apps that are neither in the manifest nor removed: by app and
-        store. A server that cannot be asked has nothing to say; one of a single app has none.
-
-        Args:
-            servers: None: all that there are, whether or not an app uses them.
-        """
-
-        def asked(server: Server) -> Mapping[str, Sequence[str]]:
-            try:
-                with self.open(server) as session:
-                    return self.orphans_in(server, session)
-            except MultidbError:
-                return {}
-
-        shared = [server for server in (self.runtime.servers() if servers is None else servers) if server.app is None]
-        orphans: dict[str, dict[str, Sequence[str]]] = {}
-        for server, of_server in zip(shared, side_by_side(asked, shared, at_once=SERVERS_AT_ONCE), strict=True):
-            for app, things in of_server.items():
-                orphans.setdefault(app, {})[server.store] = things
-        return orphans
-
-    def orphans_in(self, server: Server, session: Session) -> Mapping[str, Sequence[str]]:
-        """As `orphans`, of one server: by app."""
-        under_way = {app for rename in renames(self.state).values() for app in (rename.old, rename.new)}
-        known = {*self.project.apps, *self.project.removed, *under_way}
-        orphans = session.orphans(self._context(server, session.facts, self.numbers(server)), known)
-        return {app: things for app, things in orphans.items() if is_app_id(app)}  # a mark is only a text
-
-    def removed_orphans(self, apps: Collection[str]) -> dict[str, tuple[str, ...]]:
-        """Those of the orphans whose logins are off wherever there are any, as they are once an app was removed, each
-        with the stores that have something of it. None while a server cannot be asked; none of which only stores know
-        that do not tell on from off.
-        """
-
-        def asked(server: Server) -> dict[str, _OrphanAnswer]:
-            with self.open(server) as session:
-                there, context = self.orphans_in(server, session), self.context(server, session)
-                states = {}
-                for app_id in apps:
-                    app = orphan(self.project, app_id, [server.store])
-                    level, _ = provisioner(server.store).isolation(app, session.facts)
-                    off = not session.suspension(app, context)
-                    states[app_id] = _OrphanAnswer(
-                        server.store, app_id in there, level is not Isolation.NAMING_ONLY, off
-                    )
-                return states
-
-        shared = [server for server in self.runtime.servers() if server.app is None]
-        try:
-            answers = side_by_side(asked, shared, at_once=SERVERS_AT_ONCE)
-        except MultidbError:
-            return {}
-        removed = {}
-        for app_id in apps:
-            states = [answer[app_id] for answer in answers]
-            if all(state.off for state in states) and any(state.there and state.tells for state in states):
-                removed[app_id] = tuple(dict.fromkeys(state.store for state in states if state.there))
-        return removed
-
-
-@dataclass(frozen=True, slots=True)
-class _OrphanAnswer:
-    """What a server knows of an orphan: whether it has something of it, tells logins that are off from others, and has
-    none of the app that is on."""
-
-    store: str
-    there: bool
-    tells: bool
-    off: bool
-
-
-def orphan(project: Project, app_id: str, stores: Iterable[str]) -> App:
-    """An app that is on the servers only: what it had in the manifest is not known, so it is taken for the least."""
-    options = {store: provisioner(store).app_options() for store in stores}
-    return App(app_id, app_id, options, where=f"{Path(project.root) / project.file}:1:1")
-
-
-def ways_of_removed(app: str) -> str:
-    """The commands for an app that was removed."""
-    return f"bring it back: multidb undo-remove {app}; or end it for good: multidb purge {app}"
 
 
 def _of_missing(status: ServerStatus, users: tuple[App, ...]) -> Answer[Any]:

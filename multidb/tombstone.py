@@ -16,7 +16,7 @@ from multidb.document import moment
 from multidb.manifest import Removed
 from multidb.state import ProjectState, entries
 
-__all__ = ["GRACE", "Edit", "Phase", "Tombstone", "write_tombstone", "forget", "tombstones"]
+__all__ = ["GRACE", "Edit", "Phase", "Tombstone", "write_tombstone", "forget", "tombstones", "ways_of_removed"]
 
 GRACE: Final = timedelta(days=7)
 """For how long a removed app is meant to be kept where nobody has said."""
@@ -136,3 +136,8 @@ def forget(state: ProjectState, app: str) -> None:
     """Takes the tombstone away; nothing when there is none."""
     with state.change(_SECTION) as section:
         section.pop(app, None)
+
+
+def ways_of_removed(app: str) -> str:
+    """The commands for an app that was removed."""
+    return f"bring it back: multidb undo-remove {app}; or end it for good: multidb purge {app}"

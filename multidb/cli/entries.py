@@ -16,6 +16,7 @@ from multidb.model import App, Project
 from multidb.renames import rename_of
 from multidb.state import ProjectState
 from multidb.state_stores import open_state
+from multidb.tombstone import ways_of_removed
 
 __all__ = ["Draft", "draft_entry", "ensure_entry", "show_draft", "show_edit", "take_back", "write_draft"]
 
@@ -74,7 +75,7 @@ def draft_entry(
     if new in known.removed:
         raise UsageError(
             f"app {new} was {known.removed[new].where}, and what it had is still kept",
-            hint=f"bring it back: multidb undo-remove {new}; or end it for good: multidb purge {new}",
+            hint=ways_of_removed(new),
         )
     added = new not in known.apps
     if added and (rename := rename_of(open_state(known), new)) is not None:

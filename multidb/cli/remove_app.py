@@ -16,8 +16,8 @@ from multidb.closure import closures
 from multidb.engine import Engine
 from multidb.environment import standing
 from multidb.errors import Refused, UsageError
-from multidb.fleet import orphan
 from multidb.manifest import app_id
+from multidb.orphans import orphan, orphans
 from multidb.renames import rename_of
 from multidb.state_stores import open_state
 from multidb.tombstone import Phase, Tombstone, tombstones
@@ -114,7 +114,7 @@ def engine_of(run: Run, output: Output, app: str) -> Engine:
         project = project.including(project.removed[app])
     elif app not in project.apps:
         with output.working():
-            stores = run.fleet(output, project).orphans().get(app)
+            stores = orphans(run.fleet(output, project)).get(app)
         if stores is None:
             known = ", ".join(project.apps) or "none yet"
             raise UsageError(f"there is no app {app!r}", where=project.file, hint=f"apps: {known}")

@@ -31,14 +31,16 @@ from multidb.cli.typed_name import agree_to_destroy
 from multidb.closure import closures
 from multidb.engine import Engine
 from multidb.errors import Conflict, MultidbError, PartlyApplied, Refused, UsageError
-from multidb.fleet import Scope, orphan
+from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.model import Progress, Project, listed
+from multidb.orphans import orphan, orphans
 from multidb.project import load_project
 from multidb.renames import Rename, RenamePhase, former_names, rename_of, renames, write_rename
 from multidb.report import Report
 from multidb.state import ProjectState
 from multidb.state_stores import open_state
+from multidb.tombstone import ways_of_removed
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -154,7 +156,7 @@ def _drafted(request: _Request, project: Project) -> renaming.Renaming:
     if new in project.removed:
         raise Refused(
             f"app {new} was {project.removed[new].where}, and what it had is still kept",
-            hint=f"bring it back: multidb undo-remove {new}; or end it for good: multidb purge {new}",
+            hint=ways_of_removed(new),
         )
     if new in project.apps:
         raise Refused(f"there is an app {new}", where=project.apps[new].where, hint="choose another name")
@@ -234,7 +236,7 @@ def _named_by_others(project: Project, old: str) -> Iterator[tuple[str, str, lis
 def _require_room(request: _Request, engine: Engine) -> None:
     """Nothing stands on the servers that is called like the new one, and all of them can be asked."""
     fleet, old, new = engine.fleet, request.old, request.new
-    if (things := request.run.fleet(request.output).orphans().get(new)) is not None:
+    if (things := orphans(request.run.fleet(request.output)).get(new)) is not None:
         raise Refused(
             f"the servers have an app {new} that is in no manifest ({listed([*things])})",
             where=f"app {new}",

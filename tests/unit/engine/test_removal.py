@@ -15,13 +15,14 @@ from multidb.backup.journal import RESTORING, Journal
 from multidb.closure import Closure, close, closures
 from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, StalePlan, UsageError
-from multidb.fleet import Fleet, Scope, orphan, ways_of_removed
+from multidb.fleet import Fleet, Scope
 from multidb.model import Endpoint, Health, Owner, Project, Server, Status, Tenant
+from multidb.orphans import orphan
 from multidb.project import load_project
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from multidb.tombstone import Phase, forget, tombstones
+from multidb.tombstone import Phase, forget, tombstones, ways_of_removed
 from tests.support import toy_store
 from tests.support.case import RealServer
 from tests.support.given_runtime import GivenRuntime

@@ -18,6 +18,7 @@ from multidb.model import (
     App,
     Inspection,
 )
+from multidb.orphans import orphans
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.provision.options import AppOptions
 from multidb.provisioners.qdrant.provision.resources import (
@@ -128,8 +129,8 @@ def test_an_app_that_is_purged_leaves_nothing_of_either_token(world: World) -> N
     world.rotation().prepare()
     tokens = [world.token(), world.state.secrets.get(token_ref("lernmi"))]
     del world.project.apps["lernmi"]
-    orphans = world.engine.fleet.orphans()
-    assert {app: dict(stores) for app, stores in orphans.items()} == {
+    things = orphans(world.engine.fleet)
+    assert {app: dict(stores) for app, stores in things.items()} == {
         "lernmi": {"qdrant": ["token", "collection lernmi_knowledge"]}
     }
     removal._forget_everything(world.engine.fleet, "lernmi")

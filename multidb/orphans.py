@@ -1,0 +1,163 @@
+"""Orphans: what servers have under the project's mark of apps that are in no manifest, and what came of those apps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from multidb.concurrency import side_by_side
+from multidb.errors import Locked, MultidbError, UsageError
+from multidb.fleet import SERVERS_AT_ONCE, Fleet
+from multidb.manifest import is_app_id
+from multidb.model import App, Finding, Isolation, Level, Project, Server, Session, listed
+from multidb.plan import ServerPlan
+from multidb.provisioners import provisioner
+from multidb.renames import renames
+from multidb.tombstone import Tombstone, tombstones, ways_of_removed, write_tombstone
+
+__all__ = ["orphan", "orphan_findings", "orphans", "orphans_in"]
+
+
+def orphans(fleet: Fleet, servers: Sequence[Server] | None = None) -> dict[str, dict[str, Sequence[str]]]:
+    """What servers have under the project's mark of apps that are neither in the manifest nor removed: by app and
+    store. A server that cannot be asked has nothing to say; one of a single app has none.
+
+    Args:
+        servers: None: all that there are, whether or not an app uses them.
+    """
+
+    def asked(server: Server) -> Mapping[str, Sequence[str]]:
+        try:
+            with fleet.open(server) as session:
+                return orphans_in(fleet, server, session)
+        except MultidbError:
+            return {}
+
+    shared = [server for server in (fleet.runtime.servers() if servers is None else servers) if server.app is None]
+    things: dict[str, dict[str, Sequence[str]]] = {}
+    for server, of_server in zip(shared, side_by_side(asked, shared, at_once=SERVERS_AT_ONCE), strict=True):
+        for app, of_app in of_server.items():
+            things.setdefault(app, {})[server.store] = of_app
+    return things
+
+
+def orphans_in(fleet: Fleet, server: Server, session: Session) -> Mapping[str, Sequence[str]]:
+    """As `orphans`, of one server: by app."""
+    under_way = {app for rename in renames(fleet.state).values() for app in (rename.old, rename.new)}
+    known = {*fleet.project.apps, *fleet.project.removed, *under_way}
+    things = session.orphans(fleet.known_context(server, session.facts), known)
+    return {app: of_app for app, of_app in things.items() if is_app_id(app)}  # a mark is only a text
+
+
+def orphan(project: Project, app_id: str, stores: Iterable[str]) -> App:
+    """An app that is on the servers only: what it had in the manifest is not known, so it is taken for the least."""
+    options = {store: provisioner(store).app_options() for store in stores}
+    return App(app_id, app_id, options, where=f"{Path(project.root) / project.file}:1:1")
+
+
+def orphan_findings(fleet: Fleet, plans: Sequence[ServerPlan], stores: Collection[str] | None) -> Iterator[Finding]:
+    """A warning for each orphan of a plan of all apps, and of the servers of these stores that no plan is for.
+
+    One that the servers know as removed gets its tombstone back where all stores were asked: the state was lost, or is
+    an old copy.
+
+    Args:
+        stores: the only ones that the plan is about; None: all.
+    """
+    planned = {plan.server for plan in plans}
+    idle = [server for server in fleet.runtime.servers() if server.name not in planned]
+    things: dict[str, list[str]] = {}
+    for plan in plans:
+        for app, of_app in plan.orphans.items():
+            things.setdefault(app, []).extend(of_app)
+    unplanned = [server for server in idle if stores is None or server.store in stores]
+    for app, of_stores in orphans(fleet, unplanned).items():
+        for of_app in of_stores.values():
+            things.setdefault(app, []).extend(of_app)
+    unread = stores is not None or any(plan.error is not None for plan in plans)
+    recalled = () if unread else _recall_removed(fleet, things)
+    for app in sorted(things):
+        yield _removed_before(app) if app in recalled else _orphaned(app, things[app])
+
+
+def _recall_removed(fleet: Fleet, apps: Collection[str]) -> Collection[str]:
+    """Writes tombstones for the orphans that the servers know as removed. What another command is at is left to that
+    one.
+
+    Returns:
+        The apps for which it did.
+    """
+    if not apps:
+        return ()
+    with ExitStack() as stack, suppress(Locked, UsageError):  # a plan does without
+        free = [app for app in apps if _taken(fleet, stack, app) and app not in tombstones(fleet.state)]
+        removed = _removed(fleet, free) if free else {}
+        for app, stores in removed.items():
+            write_tombstone(fleet.state, Tombstone.recalled(app, stores, fleet.project.file, datetime.now(UTC)))
+        return removed
+    return ()
+
+
+def _taken(fleet: Fleet, stack: ExitStack, app: str) -> bool:
+    """Whether the app's lock is ours from here on."""
+    try:
+        stack.enter_context(fleet.state.lock_apps([app], "multidb plan"))
+    except Locked:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _OrphanAnswer:
+    """What a server knows of an orphan: whether it has something of it, tells logins that are off from others, and has
+    none of the app that is on."""
+
+    store: str
+    there: bool
+    tells: bool
+    off: bool
+
+
+def _removed(fleet: Fleet, apps: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Those of the orphans whose logins are off wherever there are any, as they are once an app was removed, each with
+    the stores that have something of it. None while a server cannot be asked; none of which only stores know that do
+    not tell on from off.
+    """
+
+    def asked(server: Server) -> dict[str, _OrphanAnswer]:
+        with fleet.open(server) as session:
+            there, context = orphans_in(fleet, server, session), fleet.context(server, session)
+            states = {}
+            for app_id in apps:
+                app = orphan(fleet.project, app_id, [server.store])
+                level, _ = provisioner(server.store).isolation(app, session.facts)
+                off = not session.suspension(app, context)
+                states[app_id] = _OrphanAnswer(server.store, app_id in there, level is not Isolation.NAMING_ONLY, off)
+            return states
+
+    shared = [server for server in fleet.runtime.servers() if server.app is None]
+    try:
+        answers = side_by_side(asked, shared, at_once=SERVERS_AT_ONCE)
+    except MultidbError:
+        return {}
+    removed = {}
+    for app_id in apps:
+        states = [answer[app_id] for answer in answers]
+        if all(state.off for state in states) and any(state.there and state.tells for state in states):
+            removed[app_id] = tuple(dict.fromkeys(state.store for state in states if state.there))
+    return removed
+
+
+def _orphaned(app: str, things: Sequence[str]) -> Finding:
+    """With the commands that turn it off or end it."""
+    message = f"is on the servers and not in the manifest: {listed(things, 4)}"
+    fix = f"put its entry back; or turn it off: multidb remove-app {app}; or end it for good: multidb purge {app}"
+    return Finding(Level.WARNING, f"app {app}", message, fix)
+
+
+def _removed_before(app: str) -> Finding:
+    message = "was removed, and .multidb/ had lost it: it is written down again, as removed today"
+    return Finding(Level.WARNING, f"app {app}", message, ways_of_removed(app))

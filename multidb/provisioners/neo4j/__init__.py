@@ -88,7 +88,8 @@ from multidb.model import (
 from multidb.provisioners.neo4j.driver.optional import leave_out_arrays
 from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
 from multidb.provisioners.neo4j.hosting.container import containers
-from multidb.provisioners.neo4j.provision import options, resources
+from multidb.provisioners.neo4j.isolation import level
+from multidb.provisioners.neo4j.provision import environment, options, resources
 from multidb.provisioners.neo4j.provision.admin_password import ADMIN_PASSWORD
 from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import Secret
@@ -157,9 +158,9 @@ PROVISIONER = Provisioner(
     secrets=resources.secrets,
     desired=resources.desired,
     statements=statements,
-    env=resources.env,
-    env_asks=resources.env_asks,
-    isolation=resources.isolation,
+    env=environment.env,
+    env_asks=environment.env_asks,
+    isolation=level.isolation,
     rotates=lambda app, facts: "",
     alternates=resources.alternates,
     connect=_connect,

@@ -62,7 +62,9 @@ from multidb.model import (
 )
 from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.hosting.container import POOLER, containers
-from multidb.provisioners.postgres.provision import options, resources, statements
+from multidb.provisioners.postgres.isolation import level
+from multidb.provisioners.postgres.observe import advice
+from multidb.provisioners.postgres.provision import environment, options, resources, statements
 from multidb.provisioners.postgres.provision.admin_password import ADMIN_PASSWORD
 from multidb.secrets import Secret
 from multidb.state_store import StateStore
@@ -153,8 +155,8 @@ PROVISIONER = Provisioner(
     secrets=resources.secrets,
     desired=resources.desired,
     statements=statements.statements,
-    env=resources.env,
-    isolation=resources.isolation,
+    env=environment.env,
+    isolation=level.isolation,
     connect=_connect,
     client=_client,
     logged_refusals=_logged_refusals,
@@ -173,7 +175,7 @@ PROVISIONER = Provisioner(
     statement_end=";",
     reserved=resources.RESERVED,
     own=("pg_*", "public"),
-    advise=resources.advise,
+    advise=advice.advise,
     state_store=_state_store,
     rotates=lambda app, facts: "",
     alternates=resources.alternates,

@@ -67,7 +67,8 @@ from multidb.model import (
 )
 from multidb.provisioners.qdrant.hosting.address import QdrantAddress
 from multidb.provisioners.qdrant.hosting.container import containers
-from multidb.provisioners.qdrant.provision import options, resources
+from multidb.provisioners.qdrant.isolation import level
+from multidb.provisioners.qdrant.provision import environment, options, resources
 from multidb.provisioners.qdrant.provision.admin_password import ADMIN_PASSWORD
 from multidb.provisioners.qdrant.provision.statements import statements
 from multidb.secrets import Secret
@@ -138,8 +139,8 @@ PROVISIONER = Provisioner(
     secrets=resources.secrets,
     desired=resources.desired,
     statements=statements,
-    env=resources.env,
-    isolation=resources.isolation,
+    env=environment.env,
+    isolation=level.isolation,
     rotates=resources.rotates,
     alternates=resources.alternates,
     tells_use=False,

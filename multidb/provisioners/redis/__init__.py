@@ -97,19 +97,13 @@ from multidb.model import (
 )
 from multidb.provisioners.redis.hosting.address import RedisAddress
 from multidb.provisioners.redis.hosting.container import containers
+from multidb.provisioners.redis.isolation.level import isolation
+from multidb.provisioners.redis.observe.advice import advise, caveats
 from multidb.provisioners.redis.provision.admin_password import ADMIN_PASSWORD
+from multidb.provisioners.redis.provision.environment import env
 from multidb.provisioners.redis.provision.numbers import allocate, check
 from multidb.provisioners.redis.provision.options import AppOptions, ServerOptions
-from multidb.provisioners.redis.provision.resources import (
-    advise,
-    alternates,
-    caveats,
-    derived_names,
-    desired,
-    env,
-    isolation,
-    secrets,
-)
+from multidb.provisioners.redis.provision.resources import alternates, derived_names, desired, secrets
 from multidb.provisioners.redis.provision.statements import statements
 from multidb.secrets import Secret
 

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from multidb.errors import ManifestError, Refused
 from multidb.model import App, Endpoint, Isolation, Owner, Server, StoreContext
 from multidb.project import load_project
+from multidb.provisioners.neo4j.isolation.level import isolation
+from multidb.provisioners.neo4j.provision.environment import env, env_asks
 from multidb.provisioners.neo4j.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.neo4j.provision.resources import (
     Mark,
@@ -24,9 +26,6 @@ from multidb.provisioners.neo4j.provision.resources import (
     canonical,
     database_name,
     desired,
-    env,
-    env_asks,
-    isolation,
     loads,
     mark_name,
     mode,

@@ -14,7 +14,10 @@ from pydantic import ValidationError
 
 from multidb.model import App, Endpoint, Isolation
 from multidb.provisioners.postgres import PROVISIONER
+from multidb.provisioners.postgres.isolation.level import isolation
+from multidb.provisioners.postgres.observe.advice import advise
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.environment import env
 from multidb.provisioners.postgres.provision.options import AppOptions, duration_of, duration_text
 from multidb.provisioners.postgres.provision.requirements import unmet
 from multidb.provisioners.postgres.provision.resources import (
@@ -27,11 +30,8 @@ from multidb.provisioners.postgres.provision.resources import (
     ServerDatabase,
     ServerDatabaseFacts,
     Settings,
-    advise,
     derived_names,
     desired,
-    env,
-    isolation,
     secrets,
 )
 from multidb.secrets import Alternate, Secret, SecretRef

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from multidb.errors import NotAllowed, ServerError, WrongVersion
 from multidb.model import Action, Alternates, App, Change, Inspection, Isolation, Owner, Resource
 from multidb.plan import diff
+from multidb.provisioners.postgres.isolation.level import isolation
 from multidb.provisioners.postgres.provision import catalog, server_facts
 from multidb.provisioners.postgres.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.postgres.provision.resources import (
@@ -26,7 +27,6 @@ from multidb.provisioners.postgres.provision.resources import (
     ServerDatabaseFacts,
     Settings,
     desired,
-    isolation,
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, RoleAttribute
 from multidb.provisioners.postgres.provision.statements import RESTORED, identifier, literal, statements

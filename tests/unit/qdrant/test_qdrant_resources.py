@@ -16,6 +16,7 @@ from multidb.model import Action, App, Endpoint, Isolation, Owner, Resource, Sto
 from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.hosting.container import containers
+from multidb.provisioners.qdrant.provision.live import live_collection, live_index, live_token
 from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.qdrant.provision.resources import (
     Admission,
@@ -26,9 +27,6 @@ from multidb.provisioners.qdrant.provision.resources import (
     Registry,
     Token,
     admission_claim,
-    live_collection,
-    live_index,
-    live_token,
     token_ref,
 )
 from multidb.secrets import Secret, SecretRef

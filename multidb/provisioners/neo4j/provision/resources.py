@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Final
 
 from multidb.errors import Refused
-from multidb.model import Alternates, App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource, StoreContext
 from multidb.provisioners.neo4j.provision.options import STORE, AppOptions, ServerOptions
-from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec
+from multidb.secrets import Alternate, SecretRef, SecretSpec
 
 __all__ = [
     "Database",
@@ -26,11 +26,10 @@ __all__ = [
     "alternates",
     "canonical",
     "database_name",
+    "database_of",
     "derived_names",
     "desired",
-    "env",
     "immutable",
-    "isolation",
     "loads",
     "mark_name",
     "mode",
@@ -292,56 +291,6 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     return tuple(resource for app in apps for resource in _on_community(app, context, chosen))
 
 
-def env(
-    app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
-) -> Mapping[str, str | Secret]:
-    """The app's variables. With `isolation: label` also ``NEO4J_LABEL``, the label that its nodes should carry."""
-    options = ServerOptions.of(context.options)
-    scheme = endpoint.params.get("scheme") or ("bolt+s" if endpoint.tls else "bolt")
-    database, current = _database_of(app, context, options), context.alternates_of(app.id).current
-    variables: dict[str, str | Secret] = {
-        "NEO4J_URI": f"{scheme}://{endpoint.host}:{endpoint.port}",
-        "NEO4J_USER": user_name(app.id, current),
-        "NEO4J_PASSWORD": secret(password_ref(app.id, current)),
-        "NEO4J_DATABASE": database,
-        f"NEO4J_DATABASE_{app.id.upper()}": database,
-    }
-    if options.isolation == "label":
-        variables["NEO4J_LABEL"] = app.id
-    if "ca_file" in endpoint.params:
-        variables["NEO4J_CA_FILE"] = endpoint.params["ca_file"]
-    return variables
-
-
-def env_asks(app: App, context: StoreContext) -> bool:
-    """Whether only the server can tell the database's name: one that several apps may share, unless the manifest says
-    that each has its own. (A server of one app is multidb's, with the default database's usual name.)"""
-    options = ServerOptions.of(context.options)
-    return options.isolation != "database" and context.server is not None and context.server.app is None
-
-
-def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
-    """How far `app` is kept from others, and why, from what the server is and from the marks that are on it."""
-    facts = Neo4jFacts.of(facts)
-    if facts.roles and facts.multi_database:
-        own = "a database, roles and a user of its own"
-        if facts.public_load:
-            return Isolation.PARTIAL, f"{own}, but {_open_load(facts.public_load)}"
-        return Isolation.ENFORCED, own
-    if facts.dedicated:
-        return Isolation.ENFORCED, "a server of its own, with credentials that no other app has"
-    if {owner.app for owner in facts.marks} == {app.id} >= {owner.app for owner in facts.labelled}:
-        return (
-            Isolation.PARTIAL,
-            "the only app that multidb lets on this server; whoever else has an account there is an administrator "
-            "(Neo4j Community has no roles), and its neo4j.conf says what LOAD CSV reaches (multidb audit tries it)",
-        )
-    return (
-        Isolation.NAMING_ONLY,
-        "the server is not this app's alone, and every user of a Neo4j without roles is an administrator",
-    )
-
-
 def alternates(facts: Facts, project: str) -> dict[str, Alternates]:
     """By app that has a second user, which of the two there are: of two, either may be the one in its variables. Whose
     a user is, the marks say, which every plan reads."""
@@ -362,13 +311,6 @@ def loads(commands: Sequence[str]) -> tuple[str, ...]:
 def immutable(line: str) -> bool:
     """Whether a right, as `canonical` writes it, can be changed only by who runs the server."""
     return re.match(r"(GRANT|DENY) IMMUTABLE ", line) is not None
-
-
-def _open_load(rights: Sequence[str]) -> str:
-    remark = "every user may read by LOAD CSV what the server reaches"
-    if any(immutable(line) for line in rights):
-        return f"{remark}; a right is immutable, and only who runs the server can take it away: {', '.join(rights)}"
-    return f"{remark}; multidb apply closes that, unless servers.neo4j.close_defaults is false"
 
 
 def canonical(command: str) -> tuple[str, ...]:
@@ -476,7 +418,7 @@ def _one_app_only(apps: Sequence[App], context: StoreContext) -> Refused:
     )
 
 
-def _database_of(app: App, context: StoreContext, options: ServerOptions) -> str:
+def database_of(app: App, context: StoreContext, options: ServerOptions) -> str:
     if context.facts is None:  # not asked: what the manifest says is all there is
         return database_name(app.id) if options.isolation == "database" else DEFAULT_DATABASE
     facts = Neo4jFacts.of(context.facts)

@@ -7,34 +7,22 @@ that two equal resources mean that nothing has to be done.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
-from urllib.parse import quote, urlencode
 
-from multidb.model import (
-    Alternates,
-    App,
-    DerivedName,
-    Endpoint,
-    Facts,
-    Finding,
-    Isolation,
-    Level,
-    Owner,
-    Resource,
-    StoreContext,
-    counted,
-)
+from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource, StoreContext
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.databases import database_names
 from multidb.provisioners.postgres.provision.options import NAME_LIMIT, STORE, AppOptions, ServerOptions, duration_text
 from multidb.provisioners.postgres.provision.roles import AppNames, slot_of
-from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec
+from multidb.secrets import Alternate, SecretRef, SecretSpec
 
 __all__ = [
     "LARGE_OBJECTS",
     "MAINTAIN_SINCE",
+    "MIGRATE_CONNECTIONS",
+    "MANAGED_SETTINGS",
     "PUBLIC",
     "PURPOSES",
     "RESERVED",
@@ -49,13 +37,9 @@ __all__ = [
     "ServerDatabase",
     "ServerDatabaseFacts",
     "Settings",
-    "MANAGED_SETTINGS",
-    "advise",
     "alternates",
     "derived_names",
     "desired",
-    "env",
-    "isolation",
     "password_ref",
     "secrets",
     "verifier_ref",
@@ -64,7 +48,8 @@ __all__ = [
 PUBLIC = "public"  # the grantee that is everybody; Postgres reserves this name, so no role can have it
 PURPOSES = ("user", "readonly", "migrate")
 """What an app has logins for; the last where its roles are split."""
-_MIGRATE_CONNECTIONS = 5
+MIGRATE_CONNECTIONS = 5
+"""How many an app's login for migrations may have."""
 MAINTAIN_SINCE = 170000
 """The server version that has a right to maintain a table without owning it."""
 LARGE_OBJECTS = {
@@ -357,7 +342,7 @@ def _roles(
     limits = {
         "user": options.connection_limit,
         "readonly": options.readonly_connection_limit,
-        "migrate": _MIGRATE_CONNECTIONS,
+        "migrate": MIGRATE_CONNECTIONS,
     }
     purposes = {"user": "login of the app", "readonly": "read-only login", "migrate": "login for migrations"}
     for alternate, purpose in _made(options, alternates):
@@ -516,66 +501,6 @@ def _default_privileges(
         yield from (("TABLES", names.over_quota, right) for right in deleting)
 
 
-# -------------------------------------------------------------------------------------------- environment, isolation
-
-
-def env(
-    app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
-) -> dict[str, str | Secret]:
-    """The variables by which the app finds its database; `endpoint` is the server as the app sees it.
-
-    Behind a pooler, what cannot go through it (migrations, session locks) has an address of its own.
-    """
-    current = context.alternates_of(app.id).current
-    variables = _env_at(app, endpoint, secret, current)
-    if endpoint.pooler is None:
-        return variables
-    straight = {
-        name: value for name, value in variables.items() if name.endswith(("_MIGRATE_URL", "TEST_DATABASE_URL"))
-    }
-    pooled = _env_at(app, endpoint.pooler, secret, current)
-    return {**pooled, **straight, "DATABASE_URL_DIRECT": variables["DATABASE_URL"]}
-
-
-def _env_at(
-    app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret], current: Alternate
-) -> dict[str, str | Secret]:
-    authority = endpoint.params.get("sslrootcert")
-    libpq = {name: endpoint.params[name] for name in ("sslmode", "sslrootcert") if name in endpoint.params}
-    # asyncpg calls libpq's sslmode plain ssl, and finds the authority in libpq's variable
-    asyncpg = {"ssl": libpq["sslmode"]} if "sslmode" in libpq else {}
-
-    def url(purpose: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq, database: str = app.id) -> Secret:
-        login = slot_of(purpose, current)
-        password = quote(secret(password_ref(app.id, login)).reveal(), safe="")
-        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        tail = f"?{urlencode(tls, safe='/')}" if tls else ""
-        user = quote(AppNames.of(app.id).login(login), safe="")
-        return Secret(f"{scheme}://{user}:{password}@{host}:{endpoint.port}/{quote(database, safe='')}{tail}")
-
-    prefix = app.id.upper()
-    variables: dict[str, str | Secret] = {
-        "DATABASE_URL": url("user"),
-        f"{prefix}_DB_URL": url("user"),
-        f"{prefix}_DB_READONLY_URL": url("readonly"),
-        "DATABASE_URL_ASYNC": url("user", "postgresql+asyncpg", asyncpg),
-        "POSTGRES_HOST": endpoint.host,
-        "POSTGRES_PORT": str(endpoint.port),
-        "POSTGRES_DB": app.id,
-        "POSTGRES_USER": AppNames.of(app.id).login(slot_of("user", current)),
-        "POSTGRES_PASSWORD": secret(password_ref(app.id, slot_of("user", current))),
-    }
-    if authority:
-        variables["PGSSLROOTCERT"] = authority
-    options = AppOptions.of(app.stores[STORE])
-    if options.roles == "split":
-        variables[f"{prefix}_DB_MIGRATE_URL"] = url("migrate")
-    if options.test_database:  # by the login that may make tables: whoever runs tests begins with migrations
-        login = "migrate" if options.roles == "split" else "user"
-        variables["TEST_DATABASE_URL"] = url(login, database=AppNames.of(app.id).test_database)
-    return variables
-
-
 def alternates(facts: Facts, project: str) -> dict[str, Alternates]:
     """By app of the project that has a second login, what its two logins say. Of two that are on, nobody can tell
     which the app has; either may be the one in its variables. Of two that are off, it had the first."""
@@ -588,58 +513,3 @@ def _alternates(second: SecondLogin) -> Alternates:
     working = frozenset(alternate for alternate, is_on in on.items() if is_on) or frozenset({Alternate.FIRST})
     current = Alternate.SECOND if working == {Alternate.SECOND} else Alternate.FIRST
     return Alternates(current, working, tuple(Alternate))
-
-
-def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
-    """Enforced by the server, unless it has databases of its own that are open to every login."""
-    facts = PostgresFacts.of(facts)
-    left_open = [database for database in facts.server_databases if database.open]
-    reader = (
-        "" if facts.superuser else f"; the read-only login can make large objects, which {facts.admin} cannot close"
-    )
-    if not left_open:
-        return Isolation.ENFORCED, f"own database and logins; nobody else may connect{reader}"
-    beyond = [database for database in left_open if not database.closable]
-    names = ", ".join(database.name for database in beyond or left_open)
-    own = f"own database and logins, but every login may still connect to {names}"
-    if not beyond:
-        ways = "multidb apply closes that, unless servers.postgres.close_defaults is false"
-        return Isolation.PARTIAL, f"{own}; {ways}{reader}"
-    owners = ", ".join(sorted({database.owner for database in beyond}))
-    quoted = ", ".join('"' + database.name.replace('"', '""') + '"' for database in beyond)
-    return (
-        Isolation.PARTIAL,
-        f"{own}, which {facts.admin} cannot close; "
-        f"let {owners} run: REVOKE CONNECT, TEMPORARY ON DATABASE {quoted} FROM PUBLIC{reader}",
-    )
-
-
-def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
-    """What the server's limits mean for these apps: connections, and databases whose collation has changed."""
-    facts = context.facts
-    assert isinstance(facts, PostgresFacts)
-    total = sum(_connections(AppOptions.of(app.stores[STORE])) for app in apps)
-    there = facts.max_connections - facts.reserved_connections
-    subject = "connections"
-    held = f"{counted(total, 'connection')} together"
-    message = f"the logins of {counted(len(apps), 'app')} may hold {held}, the server has {there}"
-    if total > there:
-        fix = "lower connection_limit of some apps, raise max_connections, or put PgBouncer in front"
-        findings = [Finding(Level.WARNING, subject, message, fix)]
-    else:
-        findings = [Finding(Level.OK, subject, message)]
-    for name in facts.stale_collations:
-        fix = f'REINDEX DATABASE "{name}", then ALTER DATABASE "{name}" REFRESH COLLATION VERSION'
-        text = "was made under another version of the system's collations, so its text indexes may be wrong"
-        findings.append(Finding(Level.WARNING, f"database {name}", text, fix))
-    for database in facts.server_databases:
-        if database.open and not database.closable:
-            text = f"every login may connect to it, and {facts.admin} cannot change that"
-            fix = f'let {database.owner} run: REVOKE CONNECT, TEMPORARY ON DATABASE "{database.name}" FROM PUBLIC'
-            findings.append(Finding(Level.WARNING, f"database {database.name}", text, fix))
-    return tuple(findings)
-
-
-def _connections(options: AppOptions) -> int:
-    migrations = _MIGRATE_CONNECTIONS if options.roles == "split" else 0
-    return options.connection_limit + options.readonly_connection_limit + migrations

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from multidb.model import Hole, Inspection, Owner, Remark, Search, Searched
 from multidb.provisioners.qdrant.backup.places import PlaceMark
 from multidb.provisioners.qdrant.provision.catalog import Catalog
+from multidb.provisioners.qdrant.provision.live import live_index, live_token
 from multidb.provisioners.qdrant.provision.resources import (
     OWN_PREFIX,
     REGISTRY_MARK,
@@ -21,8 +22,6 @@ from multidb.provisioners.qdrant.provision.resources import (
     admission_id,
     admitted_names,
     app_of,
-    live_index,
-    live_token,
     owner_of,
     registry_name,
     token_ref,

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 from multidb.errors import Refused
-from multidb.model import Alternates, App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource, StoreContext
 from multidb.provisioners.qdrant.provision.options import (
     DEFAULT_SIZE,
-    RENEW_DAYS,
     STORE,
     TENANT_FIELD,
     AppOptions,
     CollectionOptions,
     ServerOptions,
 )
-from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec
+from multidb.secrets import Alternate, SecretRef, SecretSpec
 
 __all__ = [
     "OWN_PREFIX",
@@ -40,20 +38,15 @@ __all__ = [
     "Token",
     "Vector",
     "admission_claim",
-    "admission_key",
     "admission_id",
+    "admission_key",
+    "admitted_names",
     "alternates",
     "app_of",
     "collection_name",
-    "admitted_names",
     "derived_names",
+    "given",
     "desired",
-    "env",
-    "isolation",
-    "live_collection",
-    "live_index",
-    "live_registry",
-    "live_token",
     "owner_of",
     "registry_name",
     "rotates",
@@ -66,7 +59,6 @@ REGISTRY_MARK: Final = "-"  # stands for the project as a whole where an app's i
 OWN_PREFIX: Final = "multidb__"  # of the collections that multidb keeps for itself; no app's name may begin so
 UNLIMITED_BATCH: Final = 2**31  # points in one upsert: what takes a limit away, since Qdrant cannot unset one
 _LONGEST_NAME: Final = 200  # bytes; a collection is a directory, and its snapshots add to the name
-_DAY: Final = 86_400
 
 Settings = tuple[tuple[str, bool | int | float | str | None], ...]
 
@@ -371,104 +363,6 @@ def rotates(app: App, facts: Facts) -> str:
     return "the server asks for no key: there is no credential to replace"
 
 
-def live_collection(name: str, details: Mapping[str, Any], desired: Collection | None) -> Collection:
-    """A collection as the server describes it (``GET /collections/<name>``), with the settings that `desired` has."""
-    config = details["config"]
-    params = config["params"]
-    dense = _by_name(params.get("vectors"))
-    sparse = params.get("sparse_vectors") or {}
-    collection = Collection(
-        name=name,
-        app=desired.app if desired else None,
-        owner=owner_of(details),
-        vectors=tuple(sorted((_live_vector(key, value) for key, value in dense.items()), key=lambda v: v.name)),
-        sparse=tuple(SparseVector(key, value.get("modifier") or "none") for key, value in sorted(sparse.items())),
-    )
-    if desired is None:
-        return collection
-    sparse_places = {key: (value.get("index") or {}).get("on_disk") or False for key, value in sparse.items()}
-    return dataclasses.replace(
-        collection,
-        shard_number=params.get("shard_number") if desired.shard_number is not None else None,
-        vectors_on_disk=_like(desired.vectors_on_disk, {k: v.get("on_disk") or False for k, v in dense.items()}),
-        sparse_on_disk=_like(desired.sparse_on_disk, sparse_places),
-        params=_like(desired.params, params),
-        hnsw=_like(desired.hnsw, {"on_disk": False} | _given(config["hnsw_config"])),
-        quantization=_like(desired.quantization, _live_quantization(config.get("quantization_config"))),
-        strict=_like(desired.strict, config.get("strict_mode_config") or {}),
-        optimizers=_like(desired.optimizers, config["optimizer_config"]),
-        read_only=_is_read_only(config.get("strict_mode_config") or {}),
-        wal_capacity_mb=desired.wal_capacity_mb,
-    )
-
-
-def live_registry(desired: Registry, details: Mapping[str, Any]) -> Registry:
-    """The registry as the server describes it."""
-    return dataclasses.replace(desired, owner=owner_of(details))
-
-
-def live_index(desired: PayloadIndex, details: Mapping[str, Any]) -> PayloadIndex | None:
-    """The index as the server describes it in its collection's details; None when there is none."""
-    index = details.get("payload_schema", {}).get(desired.field_name)
-    if index is None:
-        return None
-    is_tenant = bool((index.get("params") or {}).get("is_tenant"))
-    return dataclasses.replace(desired, schema=str(index["data_type"]), is_tenant=is_tenant)
-
-
-def live_token(desired: Token, claims: Mapping[str, Any], *, signed: bool, now: float) -> Token:
-    """The stored token as its claims tell. `signed`: with the server's present key. `now`: seconds since 1970."""
-    collections, access = _granted(claims.get("access"))
-    return dataclasses.replace(
-        desired,
-        collections=collections,
-        registry=_admission_asked(claims, desired),
-        access=access,
-        signature="current" if signed else "other",
-        expiry=_expiry(claims.get("exp"), now, desired.days),
-    )
-
-
-def env(
-    app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
-) -> Mapping[str, str | Secret]:
-    """The app's variables. `QDRANT_COLLECTION_PREFIX` and a type make a collection's name."""
-    first = next(iter(_options(app).collections))
-    variables: dict[str, str | Secret] = {}
-    if endpoint.path:
-        variables["QDRANT_PATH"] = endpoint.path
-    else:
-        options = ServerOptions.of(context.options)
-        scheme = "https" if endpoint.tls else "http"
-        variables["QDRANT_URL"] = f"{scheme}://{endpoint.host}:{endpoint.port}"
-        variables["QDRANT_HOST"] = endpoint.host
-        variables["QDRANT_PORT"] = str(endpoint.port)
-        variables["QDRANT_GRPC_PORT"] = endpoint.params.get("grpc_port") or str(options.grpc_port or 6334)
-        if context.facts is None or QdrantFacts.of(context.facts).api_key:
-            variables["QDRANT_API_KEY"] = secret(token_ref(app.id, context.alternates_of(app.id).current))
-        if "ca_file" in endpoint.params:
-            variables["QDRANT_CA_FILE"] = endpoint.params["ca_file"]
-    variables[f"QDRANT_COLLECTION_{app.id.upper()}"] = collection_name(app.id, first)
-    variables["QDRANT_COLLECTION_PREFIX"] = f"{app.id}_"  # the last word, also for an app called prefix
-    return variables
-
-
-def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
-    """How far `app` is kept from others, and why. Inside an app, `tenant_id` is a convention that its code keeps."""
-    facts = QdrantFacts.of(facts)
-    if facts.local:
-        return Isolation.NAMING_ONLY, "local mode is a folder without authentication; whoever opens it sees every app"
-    if facts.rbac:
-        warning = "; the api key is shorter than 32 bytes and could be guessed from a token" if facts.short_key else ""
-        return (
-            Isolation.ENFORCED,
-            f"a token for its own collections; of others it shows names only (telemetry){warning}",
-        )
-    if facts.api_key:
-        return Isolation.NAMING_ONLY, "every app holds the server's api key (share_api_key); set service.jwt_rbac: true"
-    return Isolation.NAMING_ONLY, "the server asks for no key; set service.api_key and service.jwt_rbac: true"
-
-
 def _options(app: App) -> AppOptions:
     options = AppOptions.of(app.stores[STORE])
     assert isinstance(options, AppOptions)
@@ -532,63 +426,15 @@ def _indexes(collection: str, app_id: str, options: CollectionOptions) -> Iterab
 
 
 def _settings(values: Mapping[str, Any]) -> Settings:
-    return tuple(sorted(_given(values).items()))
+    return tuple(sorted(given(values).items()))
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are said."""
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _like(desired: Settings, there: Mapping[str, Any]) -> Settings:
-    return tuple((key, there.get(key)) for key, _ in desired)
-
-
-def _by_name(vectors: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Dense vectors by name. The server shows the unnamed vector as its bare parameters."""
-    if not vectors:
-        return {}
-    return {"": vectors} if isinstance(vectors.get("size"), int) else vectors
-
-
-def _live_vector(name: str, params: Mapping[str, Any]) -> Vector:
-    return Vector(name, params["size"], str(params["distance"]).lower(), params.get("datatype") or "float32")
-
-
-def _live_quantization(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    for kind, values in (config or {}).items():
-        return {**values, "type": kind}
-    return {"type": "none"}
 
 
 def _made_read_only(collection: Collection) -> Collection:
     limits: dict[str, Any] = {"enabled": True, "upsert_max_batchsize": 0}
     strict = tuple((key, limits.get(key, value)) for key, value in collection.strict)
     return dataclasses.replace(collection, strict=strict, read_only=True)
-
-
-def _is_read_only(strict: Mapping[str, Any]) -> bool:
-    return bool(strict.get("enabled")) and strict.get("upsert_max_batchsize") == 0
-
-
-def _admission_asked(claims: Mapping[str, Any], desired: Token) -> str:
-    """The registry that a token with these claims depends on; a condition other than ours counts as none."""
-    asked = claims.get("value_exists")
-    return desired.registry if asked == admission_claim(desired.registry, desired.token) else ""
-
-
-def _granted(access: object) -> tuple[tuple[str, ...], str]:
-    """(collections, level) of an ``access`` claim. A token without that claim may do everything."""
-    if not isinstance(access, list):
-        return (), "everything" if access in (None, "m") else str(access)
-    entries = [entry for entry in access if isinstance(entry, Mapping)]
-    levels = sorted({str(entry.get("access")) for entry in entries})
-    return tuple(sorted(str(entry.get("collection")) for entry in entries)), "+".join(levels)
-
-
-def _expiry(exp: object, now: float, days: int) -> str:
-    if not isinstance(exp, int | float):
-        return "never"
-    left = (exp - now) / _DAY
-    if RENEW_DAYS <= left <= days + 1:
-        return "ahead"
-    return datetime.fromtimestamp(exp, UTC).date().isoformat()

@@ -10,10 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final, Self
 
-from multidb.errors import (
-    ServerError,
-    StatementFailed,
-)
+from multidb.errors import ServerError, StatementFailed
 from multidb.model import (
     App,
     CredentialUse,
@@ -27,13 +24,10 @@ from multidb.model import (
     StoreContext,
 )
 from multidb.provisioners.qdrant.driver.connection import open_transport
-from multidb.provisioners.qdrant.driver.transport import (
-    AT_ONCE,
-    Transport,
-    hint_for,
-)
+from multidb.provisioners.qdrant.driver.transport import AT_ONCE, Transport, hint_for
 from multidb.provisioners.qdrant.provision.admin_rights import admin_rights
 from multidb.provisioners.qdrant.provision.catalog import Catalog
+from multidb.provisioners.qdrant.provision.live import live_collection, live_index, live_registry, live_token
 from multidb.provisioners.qdrant.provision.removal import orphans, removal, suspension
 from multidb.provisioners.qdrant.provision.resources import (
     Admission,
@@ -44,10 +38,6 @@ from multidb.provisioners.qdrant.provision.resources import (
     Registry,
     Token,
     admission_id,
-    live_collection,
-    live_index,
-    live_registry,
-    live_token,
     token_ref,
 )
 from multidb.provisioners.qdrant.provision.statements import Call, independent

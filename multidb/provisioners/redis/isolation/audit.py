@@ -21,9 +21,10 @@ from multidb.model import Isolation, Outcome, Probe, Tenant
 from multidb.provisioners.redis.driver.batch_connection import BatchConnection, as_app
 from multidb.provisioners.redis.driver.connection import explained
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
+from multidb.provisioners.redis.isolation.level import isolation
 from multidb.provisioners.redis.provision.channels import reaches
 from multidb.provisioners.redis.provision.options import AppOptions
-from multidb.provisioners.redis.provision.resources import RedisFacts, command_rule, isolation
+from multidb.provisioners.redis.provision.resources import RedisFacts, command_rule
 from multidb.secrets import redact
 
 __all__ = ["probe"]

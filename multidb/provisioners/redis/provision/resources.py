@@ -4,55 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from multidb.model import (
-    Alternates,
-    App,
-    DerivedName,
-    Endpoint,
-    Facts,
-    Finding,
-    Isolation,
-    Level,
-    Owner,
-    Resource,
-    StoreContext,
-    listed,
-)
+from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource, StoreContext
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.provision.options import FIRST_DB, AppOptions, ServerOptions
 from multidb.provisioners.redis.provision.profiles import PROFILES, Profile, broadcasts
 from multidb.provisioners.redis.provision.rules import ALL_DATABASES, CommandTable, Rule, selectors_of
-from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, SecretStore
+from multidb.secrets import Alternate, SecretRef, SecretSpec, SecretStore
 
 __all__ = [
+    "FORGETS",
     "NOTE_USER",
     "AclUser",
     "Claim",
     "DefaultUser",
-    "FORGETS",
     "RedisFacts",
     "SaveNote",
     "SavedRules",
-    "advise",
     "alternates",
     "by_prefix",
-    "caveats",
     "command_rule",
     "default_user_is_open",
     "derived_names",
     "desired",
-    "env",
+    "hash_ref",
     "live_default_user",
     "live_user",
-    "hash_ref",
-    "isolation",
     "mark",
     "marks_of",
     "parse_mark",
+    "password_ref",
+    "profile_of",
     "secrets",
     "spelled",
     "user_name",
@@ -62,9 +47,6 @@ __all__ = [
 NOTE_USER = "__multidb__:unsaved"
 _MARK = "__multidb__"
 FORGETS = "the server can't save ACL users and forgets them when it restarts (give it an aclfile)"
-
-
-# --- facts -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +80,10 @@ class RedisFacts(Facts):
     new_users_hear_all: bool = False  # a user that is made begins with all channels (acl-pubsub-default)
     keys: Mapping[int, int] = field(default_factory=dict)  # number of keys by DB number, without empty ones
 
-
-# --- resources -------------------------------------------------------------------------------------------------------
+    @property
+    def forgets(self) -> bool:
+        """Whether a restart takes the apps' users away."""
+        return self.persistence == "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +148,6 @@ class SavedRules(Resource):
     saved: bool = True
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
 def user_name(app: str, alternate: Alternate = Alternate.FIRST) -> str:
     """The ACL user of an app: ``lernmi_user``, and ``lernmi_user_b`` for the second of its two credentials."""
     return f"{app}_user" if alternate is Alternate.FIRST else f"{app}_user_b"
@@ -186,13 +167,14 @@ def derived_names(app: App) -> Sequence[DerivedName]:
     )
 
 
-def _secret_ref(app: str, alternate: Alternate) -> SecretRef:
+def password_ref(app: str, alternate: Alternate) -> SecretRef:
+    """Where the password of one of the app's two users is kept."""
     return SecretRef(app, "redis", "user" if alternate is Alternate.FIRST else "user_b")
 
 
 def hash_ref(app: str, alternate: Alternate = Alternate.FIRST) -> SecretRef:
     """The SHA-256 of the app's password, which is all that the server ever gets."""
-    return SecretRef(app, "redis", f"{_secret_ref(app, alternate).name}_sha256")
+    return SecretRef(app, "redis", f"{password_ref(app, alternate).name}_sha256")
 
 
 def _sha256(password: str) -> str:
@@ -203,7 +185,7 @@ def secrets(app: App) -> Sequence[SecretSpec]:
     """The app's password, and its hash. The hash is not salted, which is safe for 256 random bits."""
     specs: list[SecretSpec] = []
     for alternate in Alternate:
-        password = _secret_ref(app.id, alternate)
+        password = password_ref(app.id, alternate)
         hashed = SecretSpec(hash_ref(app.id, alternate), password, _sha256, alternate=alternate)
         specs += [SecretSpec(password, alternate=alternate), hashed]
     return tuple(specs)
@@ -233,9 +215,6 @@ def parse_mark(pattern: str) -> tuple[Owner, int] | None:
 def marks_of(rule: Rule) -> list[tuple[Owner, int]]:
     """Every mark of ours that a user carries."""
     return [marked for pattern in rule.channels if (marked := parse_mark(pattern)) is not None]
-
-
-# --- what is wanted --------------------------------------------------------------------------------------------------
 
 
 def by_prefix(app: App, facts: RedisFacts) -> bool:
@@ -280,12 +259,13 @@ def _desired_user(app: App, context: StoreContext, alternate: Alternate) -> AclU
 
 
 def _own_channels(app: App, number: int, prefix: bool) -> set[str]:
-    profile = _profile(app)
+    profile = profile_of(app)
     own = broadcasts(number, f"{app.id}:") if profile is not None and profile.broadcasts else set()
     return {f"{app.id}:*", *own, *(() if prefix else broadcasts(number))}
 
 
-def _profile(app: App) -> Profile | None:
+def profile_of(app: App) -> Profile | None:
+    """What the app's entry says that it is, as far as it does."""
     name = AppOptions.of(app.stores["redis"]).profile
     return PROFILES[name] if name is not None else None
 
@@ -343,9 +323,6 @@ def command_rule(
     return facts.commands.known(tokens)
 
 
-# --- what is there ---------------------------------------------------------------------------------------------------
-
-
 def live_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretStore) -> AclUser:
     """A live user in the terms of `AclUser`.
 
@@ -394,7 +371,7 @@ def _best(marks: Sequence[tuple[str, tuple[Owner, int]]], want: AclUser | None) 
 
 def _password(rule: Rule, held: SecretStore, want: AclUser) -> str:
     assert want.app is not None
-    secret = held.get(_secret_ref(want.app, want.alternate))
+    secret = held.get(password_ref(want.app, want.alternate))
     if rule.nopass:
         return "not needed"
     if want.password == "none":  # it is to have none, so that none can be lost
@@ -417,35 +394,6 @@ def live_default_user(rule: Rule) -> DefaultUser:
     return DefaultUser(name="default", access="open" if default_user_is_open(rule) else "closed")
 
 
-# --- what the app is told --------------------------------------------------------------------------------------------
-
-
-def env(
-    app: App, context: StoreContext, endpoint: Endpoint, lookup: Callable[[SecretRef], Secret]
-) -> Mapping[str, str | Secret]:
-    """The app's variables; `endpoint` is the server as the app sees it."""
-    number, current = context.numbers[app.id], context.alternates_of(app.id).current
-    user, password = user_name(app.id, current), lookup(_secret_ref(app.id, current))
-    scheme = "rediss" if endpoint.tls else "redis"
-    login = f"{user}:{urllib.parse.quote(password.reveal(), safe='')}"
-    variables: dict[str, str | Secret] = {
-        "REDIS_URL": Secret(f"{scheme}://{login}@{endpoint.host}:{endpoint.port}/{number}"),
-        "REDIS_HOST": endpoint.host,
-        "REDIS_PORT": str(endpoint.port),
-        "REDIS_USER": user,
-        "REDIS_PASSWORD": password,
-        "REDIS_DB": str(number),
-        f"REDIS_DB_{app.id.upper()}": str(number),
-    }
-    if number == 0:  # only apps that live under their prefix have it
-        variables["REDIS_KEY_PREFIX"] = f"{app.id}:"
-    if (profile := _profile(app)) is not None:
-        variables |= {name: value.format(app=app.id) for name, value in profile.variables.items()}
-    if "ca_file" in endpoint.params:
-        variables["REDIS_CA_FILE"] = endpoint.params["ca_file"]
-    return variables
-
-
 def alternates(facts: Facts, project: str) -> dict[str, Alternates]:
     """By app of the project that has a second user, which of the two are on. Of two that are, either may be the one in
     its variables; where none is, it had the first."""
@@ -459,63 +407,3 @@ def alternates(facts: Facts, project: str) -> dict[str, Alternates]:
             current = Alternate.SECOND if on == {Alternate.SECOND} else Alternate.FIRST
             seen[app] = Alternates(current, on or frozenset({Alternate.FIRST}), tuple(Alternate))
     return seen
-
-
-def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
-    """How real the app's wall is on this server, and why. Numbers in INFO are visible to every app in any case."""
-    facts = RedisFacts.of(facts)
-    level, why = _wall(app, facts)
-    if AppOptions.of(app.stores["redis"]).scripts:
-        why += "; a script of the app that writes and does not end stops the server for all apps until it is killed"
-    if _forgets(facts):
-        why += f"; {FORGETS}"
-    return level, why
-
-
-def caveats(facts: Facts) -> tuple[str, ...]:
-    """What a restart of the server would cost."""
-    return (
-        (f"{FORGETS}; apps cannot log in then until multidb apply has made them again",)
-        if _forgets(RedisFacts.of(facts))
-        else ()
-    )
-
-
-def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
-    """Whether the apps' users outlast a restart, and which apps may stop the server."""
-    facts = RedisFacts.of(context.facts)
-    if _forgets(facts):
-        fix = "give the server an aclfile in its configuration, restart it, then run multidb apply"
-        findings = [Finding(Level.WARNING, "saved rules", caveats(facts)[0], fix)]
-    else:
-        findings = [Finding(Level.OK, "saved rules", f"in {facts.rules_file}")]
-    if scripting := [app.id for app in apps if AppOptions.of(app.stores["redis"]).scripts]:
-        note = f"{listed(scripting, 5)} may run scripts; one that writes and does not end stops the server for all apps"
-        findings.append(Finding(Level.OK, "scripts", note))
-    return tuple(findings)
-
-
-def _forgets(facts: RedisFacts) -> bool:
-    return facts.persistence == "none"
-
-
-def _way_to_close(facts: RedisFacts) -> str:
-    """What closes an open default user."""
-    if facts.admin == "default":
-        return "multidb itself comes as that user: give it an admin of its own, then multidb apply turns that user off"
-    return "multidb apply turns it off, unless servers.redis.default_user is keep"
-
-
-def _wall(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
-    extra = AppOptions.of(app.stores["redis"]).channels
-    if facts.default_open:
-        return Isolation.NAMING_ONLY, f"the server's default user needs no password; {_way_to_close(facts)}"
-    if not by_prefix(app, facts) and not facts.db_rules:
-        return Isolation.PARTIAL, (
-            "SELECT reaches the app's DB only, but every connection starts in DB 0, where all apps can read and write"
-        )
-    if extra:
-        return Isolation.PARTIAL, f"any app may be given the channels {', '.join(extra)} as well"
-    if by_prefix(app, facts):
-        return Isolation.ENFORCED, f"the ACL allows only keys and channels that start with {app.id}:"
-    return Isolation.ENFORCED, "the ACL allows only the app's DB and channels"

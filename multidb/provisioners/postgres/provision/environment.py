@@ -1,0 +1,71 @@
+"""The variables by which an app finds its database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from urllib.parse import quote, urlencode
+
+from multidb.model import App, Endpoint, StoreContext
+from multidb.provisioners.postgres.provision.options import STORE, AppOptions
+from multidb.provisioners.postgres.provision.resources import password_ref
+from multidb.provisioners.postgres.provision.roles import AppNames, slot_of
+from multidb.secrets import Alternate, Secret, SecretRef
+
+__all__ = ["env"]
+
+
+def env(
+    app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
+) -> dict[str, str | Secret]:
+    """The variables by which the app finds its database; `endpoint` is the server as the app sees it.
+
+    Behind a pooler, what cannot go through it (migrations, session locks) has an address of its own.
+    """
+    current = context.alternates_of(app.id).current
+    variables = _env_at(app, endpoint, secret, current)
+    if endpoint.pooler is None:
+        return variables
+    straight = {
+        name: value for name, value in variables.items() if name.endswith(("_MIGRATE_URL", "TEST_DATABASE_URL"))
+    }
+    pooled = _env_at(app, endpoint.pooler, secret, current)
+    return {**pooled, **straight, "DATABASE_URL_DIRECT": variables["DATABASE_URL"]}
+
+
+def _env_at(
+    app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret], current: Alternate
+) -> dict[str, str | Secret]:
+    authority = endpoint.params.get("sslrootcert")
+    libpq = {name: endpoint.params[name] for name in ("sslmode", "sslrootcert") if name in endpoint.params}
+    # asyncpg calls libpq's sslmode plain ssl, and finds the authority in libpq's variable
+    asyncpg = {"ssl": libpq["sslmode"]} if "sslmode" in libpq else {}
+
+    def url(purpose: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq, database: str = app.id) -> Secret:
+        login = slot_of(purpose, current)
+        password = quote(secret(password_ref(app.id, login)).reveal(), safe="")
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        tail = f"?{urlencode(tls, safe='/')}" if tls else ""
+        user = quote(AppNames.of(app.id).login(login), safe="")
+        return Secret(f"{scheme}://{user}:{password}@{host}:{endpoint.port}/{quote(database, safe='')}{tail}")
+
+    prefix = app.id.upper()
+    variables: dict[str, str | Secret] = {
+        "DATABASE_URL": url("user"),
+        f"{prefix}_DB_URL": url("user"),
+        f"{prefix}_DB_READONLY_URL": url("readonly"),
+        "DATABASE_URL_ASYNC": url("user", "postgresql+asyncpg", asyncpg),
+        "POSTGRES_HOST": endpoint.host,
+        "POSTGRES_PORT": str(endpoint.port),
+        "POSTGRES_DB": app.id,
+        "POSTGRES_USER": AppNames.of(app.id).login(slot_of("user", current)),
+        "POSTGRES_PASSWORD": secret(password_ref(app.id, slot_of("user", current))),
+    }
+    if authority:
+        variables["PGSSLROOTCERT"] = authority
+    options = AppOptions.of(app.stores[STORE])
+    if options.roles == "split":
+        variables[f"{prefix}_DB_MIGRATE_URL"] = url("migrate")
+    if options.test_database:  # by the login that may make tables: whoever runs tests begins with migrations
+        login = "migrate" if options.roles == "split" else "user"
+        variables["TEST_DATABASE_URL"] = url(login, database=AppNames.of(app.id).test_database)
+    return variables

@@ -55,8 +55,13 @@ class Format:
         return document
 
 
+def _with_files(document: dict[str, Any]) -> dict[str, Any]:
+    """Sets had nothing of an app beside its stores."""
+    return {**document, "format": "multidb set 2", "files": None}
+
+
 STATE = Format(1)  # .multidb/state.json
 SECRETS = Format(1)  # .multidb/secrets.json
-SET = Format(1)  # manifest.json of a backup set
+SET = Format(2, (_with_files,))  # manifest.json of a backup set
 VERIFICATION = Format(1)  # verified.json beside it
 PLAN = Format(1)  # multidb plan --out

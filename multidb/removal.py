@@ -17,6 +17,7 @@ from typing import Final
 from multidb import files, manifest
 from multidb.alternation import forget_alternations
 from multidb.backup import cloning
+from multidb.backup.app_files.own import remove_own
 from multidb.backup.journal import Journal
 from multidb.baseline import Baseline
 from multidb.closure import reopen
@@ -118,8 +119,9 @@ def restored(fleet: Fleet, app_id: str) -> None:
 
 
 def purge(fleet: Fleet, app_id: str, progress: Progress, *, command: str = "") -> None:
-    """Drops everything that the app has: on the servers what carries our mark, then its credentials and files. Its
-    backup sets stay. An app that is in the manifest is taken out first.
+    """Drops everything that the app has: on the servers what carries our mark, then its credentials and files that we
+    wrote, and the folder of its files where we made it for a clone. Its backup sets stay. An app that is in the
+    manifest is taken out first.
 
     Args:
         command: the command line that goes on where it was not done; empty: that of ``purge`` itself.
@@ -134,6 +136,7 @@ def purge(fleet: Fleet, app_id: str, progress: Progress, *, command: str = "") -
     if failed:
         raise _unfinished(failed, command or f"multidb purge {app_id}")
     fleet.runtime.retire(app, progress, erase=True)
+    remove_own(fleet.project, app_id)
     _forget_everything(fleet, app_id)
     forget(fleet.state, app_id)
 

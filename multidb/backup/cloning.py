@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from multidb.backup.app_files.part import locations_of, occupied_names
 from multidb.backup.creation import make_sets, repository, turn_off
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.restoring import SetSource, occupied, require_unbound, restore, safety_set
-from multidb.backup.sets import BackupSet
+from multidb.backup.sets import FILES, BackupSet
 from multidb.closure import Closure, close, closures, reopen
 from multidb.document import moment
 from multidb.engine import Engine
@@ -46,12 +47,14 @@ class Cloned:
 
 
 def entry_for(declaration: Mapping[str, Any], *, shared: bool = False) -> dict[str, Any]:
-    """A manifest entry like the app's, without what only one app can have: its tenant, its numbers, whose clone it is.
+    """A manifest entry like the app's, without what only one app can have: its tenant, its numbers, its files, whose
+    clone it is.
 
     Args:
         shared: with what lets apps reach each other (`shared_options`); without it, the new app reaches nobody.
     """
-    entry = {name: value for name, value in declaration.items() if name not in ("tenant_id", "backup", "deploy")}
+    own = ("tenant_id", "backup", "deploy", FILES)
+    entry = {name: value for name, value in declaration.items() if name not in own}
     entry["labels"] = {name: text for name, text in entry.get("labels", {}).items() if name not in (CLONE_OF, EXPIRES)}
     unshared = {} if shared else shared_options(declaration)
     for store in known_stores():
@@ -131,7 +134,10 @@ def carry(engine: Engine, source: str, app: App, progress: Progress) -> tuple[st
     shutil.rmtree(work, ignore_errors=True)  # of a run that died
     try:
         scope = Scope(frozenset({source}), frozenset(app.stores))
-        (made,) = make_sets(engine, scope, to=[str(work)], remember=False, progress=progress)
+        files = (
+            bool(app.files) and app.files != engine.project.apps[source].files
+        )  # a rename leaves them where they are
+        (made,) = make_sets(engine, scope, to=[str(work)], remember=False, files=files, progress=progress)
         if made.made is None:
             name, error = next(iter(made.errors.items()))
             raise ArchiveError(f"{source} could not be read: {name}: {error}", where=f"app {source}", hint=error.hint)
@@ -165,14 +171,16 @@ def _ready_to_go(
     before = None
     if begun is None:  # else what it has is of a clone that nobody has seen yet
         taken = occupied(engine, app, list(app.stores))
-        if taken and not replace:
+        taken_files = occupied_names(locations_of(engine.project, app))
+        if (taken or taken_files) and not replace:
             raise Refused(
-                f"app {app.id} has data in {listed(taken)}",
+                f"app {app.id} has data in {listed([*taken, *taken_files])}",
                 where=app.where,
                 hint="add --replace (a safety set is made first), or give the clone another name",
             )
         require_unbound(engine, app, list(app.stores))
-        before = safety_set(engine, app.id, taken, progress) if taken and safety else None
+        if (taken or taken_files) and safety:
+            before = safety_set(engine, app.id, taken, progress, files=bool(taken_files))
     close(engine.state, Closure(app.id, source, bool(mask)))
     turn_off(engine, app)
     return before

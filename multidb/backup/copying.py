@@ -41,7 +41,7 @@ def copy_set(copy: Copy, to: Target, progress: Progress) -> bool:
     there = dict(to.list(folder))
     if f"{folder}/{MANIFEST}" in there:
         return False
-    files = [file for stored in copy.backup_set.parts.values() for file in stored.files]
+    files = [file for stored in copy.backup_set.all_parts.values() for file in stored.files]
     rate = Rate(progress, copy.owner, sum(file.stored_size for file in files))
     rate.doing = f"copying to {to.name}"
     try:

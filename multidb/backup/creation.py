@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from multidb import __version__
+from multidb.backup.app_files.locations import Location
+from multidb.backup.app_files.part import locations_of, write
 from multidb.backup.journal import COPYING, MAKING, PAUSED, RESTORING, Journal
 from multidb.backup.places import temporary_files
 from multidb.backup.rate import Rate
 from multidb.backup.repository import Destinations, Repository, exact_now, utc_now
 from multidb.backup.set_ids import new_id
-from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declaration
+from multidb.backup.sets import FILES, MANIFEST, BackupSet, Reason, StoredPart, declaration
 from multidb.backup.settings import Settings, settings
 from multidb.backup.streams import StoreWriter
 from multidb.backup.targets import Target, open_target
@@ -111,6 +113,7 @@ def make_sets(
     quiesce: bool | None = None,
     reason: Reason = Reason.ASKED,
     remember: bool = True,
+    files: bool | None = None,
     progress: Progress,
 ) -> list[BackupResult]:
     """A set of every app in scope. The caller holds `exclusively`.
@@ -120,6 +123,7 @@ def make_sets(
         quiesce: whether logins are off meanwhile; None: as the manifest says.
         remember: whether they count as backups of the app; without, they are not encrypted, and no server is stopped
             for them.
+        files: whether the apps' files belong to it; None: where all of their stores do.
 
     Raises:
         UsageError: an app or a store that is not there, a target that makes no sense. Nothing was made.
@@ -129,13 +133,15 @@ def make_sets(
     if not remember:
         pairs = [(app, replace(own, recipients=())) for app, own in pairs]
     places = {app.id: targets_of(engine.fleet, to or own.to) for app, own in pairs}
+    with_files = scope.stores is None if files is None else files
+    locations = {app.id: locations_of(engine.project, app) for app in apps} if with_files else {}
     server_contexts = ServerContexts(engine.fleet, scope)
 
     def make(pair: tuple[App, Settings]) -> BackupResult:
         app, own = pair
         paused = own.quiesce if quiesce is None else quiesce
         maker = _Maker(engine, server_contexts, app, own, places[app.id], progress, paused=paused, may_stop=remember)
-        made = maker.make(reason)
+        made = maker.make(reason, locations.get(app.id, {}))
         if remember:
             if made.made is not None:
                 _mark_names(engine, app, [target for target in places[app.id] if target.name not in made.errors])
@@ -175,7 +181,7 @@ class _Maker:
         known = self._journal.known(app.id).get("sizes", {})
         self._rate = Rate(progress, app.id, sum(known.get(store, 0) for store in self._stores))
 
-    def make(self, reason: Reason) -> BackupResult:
+    def make(self, reason: Reason, locations: Mapping[str, Location]) -> BackupResult:
         if (unfinished := self._unfinished()) is not None:
             return BackupResult(self._app.id, errors={"backup": unfinished})
         begun = exact_now()
@@ -187,9 +193,10 @@ class _Maker:
         finished: BackupSet | None = None
         try:
             with pausing(self._engine, self._app, self._progress) if self._paused else contextlib.nullcontext():
-                parts = self._parts(destinations, errors)
+                parts = self._parts(destinations, errors, enough=bool(locations))
+                files = self._files(locations, destinations, errors)
             if not errors:
-                finished = self._finished(set_id, parts, reason)
+                finished = self._finished(set_id, parts, files, reason)
                 text = finished.to_json()
                 BackupSet.from_json(text, folder)  # what could not be read back would be no set
                 destinations.write(MANIFEST, text)
@@ -214,7 +221,31 @@ class _Maker:
             return None
         return Refused(closure.why, where=where, hint=closure.way_on)
 
-    def _parts(self, destinations: Destinations, errors: dict[str, MultidbError]) -> dict[str, StoredPart]:
+    def _files(
+        self, locations: Mapping[str, Location], destinations: Destinations, errors: dict[str, MultidbError]
+    ) -> StoredPart | None:
+        """The app's files. They come last: what a store has been told of a file that is there is better than of one
+        that is not there yet."""
+        if not locations or errors:
+            return None
+        self._rate.doing = FILES
+        self._progress(self._app.id, f"{FILES}: reading")
+        writer = StoreWriter(FILES, destinations.create, self._settings.recipients, self._rate)
+        try:
+            with temporary_files():
+                return StoredPart(write(locations, writer), tuple(writer.files))
+        except MultidbError as error:
+            errors[FILES] = error
+            return None
+
+    def _parts(
+        self, destinations: Destinations, errors: dict[str, MultidbError], *, enough: bool
+    ) -> dict[str, StoredPart]:
+        """Those of its stores.
+
+        Args:
+            enough: there is something in the set without them.
+        """
         parts = {}
         for store in self._stores:
             try:
@@ -223,7 +254,7 @@ class _Maker:
             except MultidbError as error:
                 errors[store] = error
                 break  # a set without one of its stores is none; the time for the others would be lost
-        if not parts and not errors:
+        if not parts and not errors and not enough:
             errors["backup"] = ArchiveError(
                 "none of its stores is to be had here", where=f"app {self._app.id}", hint="multidb status says why"
             )
@@ -258,7 +289,9 @@ class _Maker:
         with _STOPPING, off:
             yield
 
-    def _finished(self, set_id: str, parts: Mapping[str, StoredPart], reason: Reason) -> BackupSet:
+    def _finished(
+        self, set_id: str, parts: Mapping[str, StoredPart], files: StoredPart | None, reason: Reason
+    ) -> BackupSet:
         return BackupSet(
             id=set_id,
             project=self._engine.project.name,
@@ -269,9 +302,10 @@ class _Maker:
             declaration=declaration(self._app),
             recipients=self._settings.recipients,
             absent=self._absent,
-            complete=self._stores == list(self._app.stores),
+            complete=self._stores == list(self._app.stores) and (files is not None or not self._app.files),
             quiesced=self._paused,
             reason=reason,
+            files=files,
         )
 
     def _cleared(self, folder: str, targets: Sequence[Target]) -> bool:
@@ -305,7 +339,7 @@ def _remember(journal: Journal, made: BackupResult, targets: Sequence[str]) -> N
         source = next(name for name in targets if name not in made.errors)
         journal.begin(COPYING, made.app, {"id": made.made.id, "from": source, "to": list(made.errors)})
     if made.made.complete:
-        sizes = {store: part.size for store, part in made.made.parts.items()}
+        sizes = {name: part.size for name, part in made.made.all_parts.items()}
         journal.learn(made.app, newest=made.made.id, when=made.made.made.isoformat(), sizes=sizes)
         if not made.errors:
             journal.learn(made.app, failed=None)

@@ -55,7 +55,7 @@ def decide(home: Repository, keep: dict[str, Keep], now: datetime) -> Pruning:
         elif in_future(copy.backup_set.made, now):  # else it would take the place of every set that is made now
             decisions.append(Decision(copy, True, "dated in the future, so it takes nobody's place: a clock was wrong"))
         else:
-            lines.setdefault((copy.owner, copy.target.name, frozenset(copy.backup_set.parts)), []).append(copy)
+            lines.setdefault((copy.owner, copy.target.name, frozenset(copy.backup_set.all_parts)), []).append(copy)
     for (app, _, _), copies in lines.items():
         reasons = kept([Candidate(copy.id, made_at(copy.id), _trust(copy)) for copy in copies], keep[app])
         decisions += [Decision(copy, copy.id in reasons, reasons.get(copy.id, "no slot")) for copy in copies]

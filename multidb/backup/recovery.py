@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from multidb.backup.app_files.part import clear_scratch
 from multidb.backup.creation import ServerContexts, targets_of, turn_on
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import MAKING, PAUSED, RESTORING, VERIFYING, Journal
@@ -39,6 +40,7 @@ def recover(
     """
     journal, closed = Journal(engine.state), closures(engine.state)
     done, problems = _started(engine, progress)
+    clear_scratch(engine.state)
 
     def restoring(app: str, note: Mapping[str, Any]) -> str:
         if app in closed:

@@ -244,14 +244,14 @@ class Repository:
     def reader(
         self, copy: Copy, store: str, keys: Identities | None, counted: Callable[[int], None] = lambda size: None
     ) -> StoreReader:
-        """The files of one store of a set."""
+        """The files of one store of a set, or those of `FILES`."""
         assert copy.backup_set is not None
         folder = copy.backup_set.folder
 
         def open_stored(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
             return copy.target.open(f"{folder}/{path}")
 
-        return StoreReader(copy.backup_set.parts[store].files, open_stored, keys, copy.where, counted)
+        return StoreReader(copy.backup_set.all_parts[store].files, open_stored, keys, copy.where, counted)
 
     def mark(self, copy: Copy, verification: Verification) -> None:
         """Writes down beside the set what came of trying it."""

@@ -14,6 +14,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from multidb.backup.app_files.locations import Location, StagedFiles
+from multidb.backup.app_files.part import exchange as exchange_files
+from multidb.backup.app_files.part import load as load_files
+from multidb.backup.app_files.part import locations_of, names_in, occupied_names, staged
 from multidb.backup.creation import ServerContexts, make_sets, targets_of
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal
@@ -21,7 +25,7 @@ from multidb.backup.places import PreparedPlace, clear, compare, differences, lo
 from multidb.backup.rate import Rate
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.set_ids import made_at
-from multidb.backup.sets import BackupSet, Reason
+from multidb.backup.sets import FILES, BackupSet, Reason
 from multidb.backup.streams import StoreReader
 from multidb.document import in_future
 from multidb.engine import Engine
@@ -66,6 +70,7 @@ class Restored:
         report: of the apply that made the privileges anew; None when that is left to the caller.
         tables: the only ones that were brought back; none: everything was.
         notes: what did not come back.
+        files: the locations of the app's files that hold the set's now.
     """
 
     app: str
@@ -75,6 +80,7 @@ class Restored:
     report: Report | None
     tables: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,7 @@ def restore(
     `exclusively`.
 
     Args:
-        stores: only these; None: all that the set has.
+        stores: only these, and `FILES` for the app's files; None: all that the set has.
         replace: what the app has now may go.
         safety: make a set of it first.
         closed: nobody can log in to the app, nor will before this has succeeded. Then a store that has room for one
@@ -109,7 +115,7 @@ def restore(
             logins, which are otherwise made anew afterwards, are the caller's to make.
 
     Raises:
-        UsageError: the set has no such store, or the app does not use it.
+        UsageError: the set has no such store, or the app does not use it; or no files, or the app has no such location.
         Refused: the app has data, and `replace` was not said; or something is bound to what it has now. Nothing was
             changed.
         ArchiveError: the set is damaged, does not fit, or no safety set could be made. Nothing was changed.
@@ -120,25 +126,30 @@ def restore(
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[app_id]
     chosen = _chosen_stores(copy.backup_set, app, stores)
-    taken = occupied(engine, app, chosen)
+    locations = _chosen_files(engine, copy.backup_set, app, stores)
+    taken, taken_files = occupied(engine, app, chosen), occupied_names(locations)
     free = set(chosen).difference(taken) if closed else ()
-    work = _Restore(engine, source, app, chosen, progress, free)
-    if taken and not replace:
+    work = _Restore(engine, source, app, chosen, progress, free, locations)
+    if (taken or taken_files) and not replace:
         raise Refused(
-            f"app {app_id} has data in {', '.join(taken)}",
+            f"app {app_id} has data in {', '.join([*taken, *taken_files])}",
             where=copy.where,
             hint="add --replace (a safety set is made first), or restore beside it: --as OTHER",
         )
     work.require_unbound()
     if copy.owner == app_id:
         _learn(engine, source)
-    before = safety_set(engine, app_id, taken, progress) if taken and safety else None
+    before = None
+    if (taken or taken_files) and safety:
+        before = safety_set(engine, app_id, taken, progress, files=bool(taken_files))
     work.run()
     report = engine.apply(Scope(apps=frozenset({app_id}))) if not closed else None
     if report is None or report.error() is None:
         Journal(engine.state).end(RESTORING, app_id)
-    notes = tuple(f"{store}: {note}" for store in work.stores for note in copy.backup_set.parts[store].part.notes)
-    return Restored(app_id, copy.id, tuple(work.stores), before, report, notes=notes)
+    brought = [*work.stores, *([FILES] if locations else [])]
+    notes = [f"{name}: {note}" for name in brought for note in copy.backup_set.all_parts[name].part.notes]
+    notes += [f"{FILES}: {note}" for note in work.notes]
+    return Restored(app_id, copy.id, tuple(work.stores), before, report, notes=tuple(notes), files=tuple(locations))
 
 
 def _learn(engine: Engine, source: SetSource) -> None:
@@ -247,7 +258,10 @@ def finish_restore(
     copy = home.find(f"{note['of']}/{note['set']}")
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="restore another set: multidb backups list")
-    work = _Restore(engine, SetSource(home, copy, keys), engine.project.apps[app_id], note["stores"], progress)
+    app = engine.project.apps[app_id]
+    names = note.get(FILES, ())
+    locations = locations_of(engine.project, app, names) if note["phase"] == _EXCHANGING else {}
+    work = _Restore(engine, SetSource(home, copy, keys), app, note["stores"], progress, locations=locations)
     if note["phase"] == _LOADING:
         work.clear()
         return "undid a restore that was interrupted before it changed anything"
@@ -268,6 +282,7 @@ class _Restore:
 
     Args:
         free: stores whose live place is empty and stays so until it is loaded: no scratch server is started for them.
+        locations: where the set's files go; none: they stay where they are.
     """
 
     def __init__(
@@ -278,6 +293,7 @@ class _Restore:
         stores: Sequence[str],
         progress: Progress,
         free: Collection[str] = (),
+        locations: Mapping[str, Location] | None = None,
     ) -> None:
         assert source.copy.backup_set is not None
         self._engine = engine
@@ -287,11 +303,14 @@ class _Restore:
         self._app = app
         self._keys = source.keys
         self._progress = progress
-        self._rate = Rate(progress, app.id, sum(self._backup_set.parts[store].size for store in stores))
+        self._locations = locations or {}
+        brought = [*stores, *([FILES] if self._locations else [])]
+        self._rate = Rate(progress, app.id, sum(self._backup_set.all_parts[name].size for name in brought))
         self._journal = Journal(engine.state)
         self._contexts_of = _contexts_of(engine, app, stores, source.copy.where)
         self.stores = list(stores)
         self._free = free
+        self.notes: list[str] = []
 
     def run(self) -> None:
         """Loads everything, then exchanges. Interrupted before the exchange, nothing has changed."""
@@ -300,6 +319,7 @@ class _Restore:
         try:
             with ExitStack() as stack:
                 prepared = {store: self._loaded(stack, store) for store in self.stores}
+                new_files = self._loaded_files(stack)
                 self.require_unbound()  # of all stores, before one of them has its new place
                 exchanging = True
                 for place in prepared.values():
@@ -307,6 +327,7 @@ class _Restore:
                         place.kept = True
                 self._note(_EXCHANGING)
                 self._exchange(prepared)
+                self.notes += exchange_files(self._locations, new_files)
         except Refused:
             if not exchanging:  # nothing was changed, and nothing is left
                 self._journal.end(RESTORING, self._app.id)
@@ -322,6 +343,8 @@ class _Restore:
             if not self._there(store) and not self._moved_in(store):
                 with ExitStack() as stack:
                     self._exchange({store: self._loaded(stack, store)})
+        with ExitStack() as stack:
+            exchange_files(self._locations, self._loaded_files(stack))
         self.clear()  # what was loaded for a place that holds the same already
 
     def tables_there(self, store: str, names: Sequence[str]) -> list[str]:
@@ -371,6 +394,18 @@ class _Restore:
         load(prepared, self._backup_set.parts[store], self._reader(store), self._progress)
         return prepared
 
+    def _loaded_files(self, stack: ExitStack) -> dict[str, StagedFiles]:
+        """New files beside those that are there."""
+        if not self._locations:
+            return {}
+        stored = self._backup_set.files
+        assert stored is not None
+        self._rate.doing = f"restoring {FILES}"
+        self._progress(self._app.id, self._rate.doing)
+        new = stack.enter_context(staged(self._locations, self._engine.state))
+        load_files(stored, self._reader(FILES), new)
+        return new
+
     def _exchange(self, prepared: Mapping[str, PreparedPlace | None]) -> None:
         """First what a killed run would lose: the store that is loaded in one transaction, those on a scratch
         server."""
@@ -414,7 +449,8 @@ class _Restore:
 
     def _note(self, phase: str) -> None:
         note = {"set": self._copy.id, "of": self._copy.app, "target": self._copy.target.name}
-        self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, "phase": phase})
+        files = {FILES: list(self._locations)} if self._locations else {}
+        self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, **files, "phase": phase})
 
 
 def _contexts_of(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
@@ -441,25 +477,34 @@ def _durability(place: PreparedPlace | None) -> int:
 
 
 def _chosen_stores(backup_set: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:
-    chosen = list(backup_set.parts) if stores is None else list(stores)
+    chosen = list(backup_set.all_parts) if stores is None else list(stores)
     for store in chosen:
-        if store not in backup_set.parts:
+        if store not in backup_set.all_parts:
             raise UsageError(
-                f"the set has no {store}", where=backup_set.folder, hint=f"it has {', '.join(backup_set.parts)}"
+                f"the set has no {store}", where=backup_set.folder, hint=f"it has {', '.join(backup_set.all_parts)}"
             )
-        if store not in app.stores:
+        if store not in app.stores and store != FILES:
             raise UsageError(f"app {app.id} does not use {store}", where=app.where, hint="leave it out: --store ...")
-    return chosen
+    return [store for store in chosen if store != FILES]
 
 
-def safety_set(engine: Engine, app_id: str, occupied: Sequence[str], progress: Progress) -> BackupSet:
+def _chosen_files(engine: Engine, backup_set: BackupSet, app: App, stores: Sequence[str] | None) -> dict[str, Location]:
+    """Where the set's files go."""
+    if backup_set.files is None or (stores is not None and FILES not in stores):
+        return {}
+    return locations_of(engine.project, app, names_in(backup_set.files))
+
+
+def safety_set(
+    engine: Engine, app_id: str, occupied: Sequence[str], progress: Progress, *, files: bool = False
+) -> BackupSet:
     """A set of what the app has now, before it goes.
 
     Raises:
         ArchiveError: it could not be made.
     """
     scope = Scope(frozenset({app_id}), frozenset(occupied))
-    (made,) = make_sets(engine, scope, reason=Reason.SAFETY, progress=progress)
+    (made,) = make_sets(engine, scope, files=files, reason=Reason.SAFETY, progress=progress)
     if made.made is None:
         why = "; ".join(f"{name}: {error}" for name, error in made.errors.items())
         raise ArchiveError(

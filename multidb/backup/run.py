@@ -16,7 +16,7 @@ from multidb.backup.pruning import carry_out, decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy, utc_now
 from multidb.backup.schedule import verification_due
-from multidb.backup.sets import Reason
+from multidb.backup.sets import FILES, Reason, StoredPart
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
 from multidb.closure import closures
@@ -78,12 +78,14 @@ def run_backups(
     scheduled: bool,
     to: Sequence[str] = (),
     quiesce: bool | None = None,
+    files: bool | None = None,
     keys: Identities | None = None,
     progress: Progress,
 ) -> BackupRun:
     """Makes a set of every app in scope.
 
     Args:
+        files: as for `make_sets`.
         scheduled: also verify sets that are due for it, and remove those that need not stay. (With ``verify: always``
             every set is verified, whoever asked for it.)
 
@@ -100,7 +102,7 @@ def run_backups(
         if scheduled:
             _catch_up(engine, scope, done, progress)
         reason = Reason.SCHEDULED if scheduled else Reason.ASKED
-        done.made = make_sets(engine, scope, to=to, quiesce=quiesce, reason=reason, progress=progress)
+        done.made = make_sets(engine, scope, to=to, quiesce=quiesce, files=files, reason=reason, progress=progress)
         for made in done.made:
             done.notes += _notes(made)
             if made.made is not None and made.made.complete:
@@ -229,25 +231,28 @@ def _prune(engine: Engine, app_id: str, done: BackupRun) -> None:
 
 
 def _notes(made: BackupResult) -> list[str]:
-    parts = made.made.parts if made.made is not None else {}
+    parts = made.made.all_parts if made.made is not None else {}
     return [f"{made.app}: {store}: {note}" for store, part in parts.items() for note in part.part.notes]
 
 
 def _set_document(result: BackupResult, verdicts: dict[str, bool]) -> dict[str, Any]:
     assert result.made is not None
+    parts = {name: _part_document(part) for name, part in result.made.all_parts.items()}
     return {
         "set": result.made.id,
         "app": result.app,
         "consistency": result.made.consistency.value,
         "seconds": result.seconds,
-        "stores": {
-            store: {
-                "size": part.size,
-                "stored_size": part.stored_size,
-                "sha256": {file.name: file.sha256 for file in part.files},
-                "counts": dict(part.part.measures.counts),
-            }
-            for store, part in result.made.parts.items()
-        },
+        "stores": {store: parts[store] for store in result.made.parts},
+        "files": parts.get(FILES),
         "verified": verdicts.get(result.made.id),
+    }
+
+
+def _part_document(part: StoredPart) -> dict[str, Any]:
+    return {
+        "size": part.size,
+        "stored_size": part.stored_size,
+        "sha256": {file.name: file.sha256 for file in part.files},
+        "counts": dict(part.part.measures.counts),
     }

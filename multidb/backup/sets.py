@@ -22,6 +22,7 @@ from multidb.document import Unreadable, parse, printable
 from multidb.errors import ArchiveError
 from multidb.formats import SET, VERIFICATION, NewerVersion
 from multidb.model import App, Measures, Part
+from multidb.model.file_options import files_entry
 from multidb.plan import plain
 from multidb.validation import AppId, Count, Document, Moment, Sha256, validated
 
@@ -31,6 +32,7 @@ __all__ = [
     "VERIFIED",
     "BackupSet",
     "Consistency",
+    "FILES",
     "Reason",
     "StoredFile",
     "StoredPart",
@@ -41,6 +43,8 @@ __all__ = [
 
 MANIFEST: Final = "manifest.json"
 VERIFIED: Final = "verified.json"
+FILES: Final = "files"
+"""What the part of a set is called that has the app's files, which are of no store."""
 _FORMAT: Final = "multidb set"
 _VERIFIED_FORMAT: Final = "multidb verification"
 LARGEST: Final = 32 * 1024**2
@@ -118,6 +122,7 @@ class BackupSet:
         absent: by store, why the app had nothing of it where the set was made.
         complete: whether it has every store that the app had; ``--store`` makes one that has not.
         quiesced: whether the app's logins were off meanwhile.
+        files: the app's files beside its stores; None: it has none of them.
     """
 
     id: str
@@ -132,6 +137,7 @@ class BackupSet:
     complete: bool = True
     quiesced: bool = False
     reason: Reason = Reason.ASKED
+    files: StoredPart | None = None
 
     @property
     def made(self) -> datetime:
@@ -146,17 +152,24 @@ class BackupSet:
     @property
     def consistency(self) -> Consistency:
         """With the logins off nothing changes from the first store to the last; else only a single store can be of
-        one moment."""
+        one moment. No login keeps an app from writing files."""
+        if self.files is not None:
+            return Consistency.PER_STORE
         alone = len(self.parts) == 1 and all(part.part.consistent for part in self.parts.values())
         return Consistency.CONSISTENT if alone or self.quiesced else Consistency.PER_STORE
 
     @property
+    def all_parts(self) -> dict[str, StoredPart]:
+        """Those of its stores by their names, and the app's files."""
+        return {**self.parts, **({FILES: self.files} if self.files is not None else {})}
+
+    @property
     def size(self) -> int:
-        return sum(part.size for part in self.parts.values())
+        return sum(part.size for part in self.all_parts.values())
 
     @property
     def stored_size(self) -> int:
-        return sum(part.stored_size for part in self.parts.values())
+        return sum(part.stored_size for part in self.all_parts.values())
 
     @property
     def digest(self) -> str:
@@ -181,8 +194,7 @@ class BackupSet:
             digest = body.pop("digest", None)
             if version <= SET.version and digest != _digest(body):
                 raise Unreadable("is damaged: it does not have the digest that it says")
-            body = SET.upgraded(body, version)  # a mark on an earlier version is of another digest: it is verified anew
-            backup_set = _set_of(validated(body, _SET))
+            backup_set = _set_of(validated(SET.upgraded(body, version), _SET))
             if backup_set._body() != body:
                 raise Unreadable("says of itself what does not fit together")
         except Unreadable as wrong:
@@ -191,8 +203,10 @@ class BackupSet:
         return backup_set
 
     def _body(self) -> dict[str, Any]:
+        # Without files it is written as ever: earlier versions read it, and marks of earlier sets stay good.
+        with_files = self.files is not None or FILES in self.declaration
         return {
-            "format": f"{_FORMAT} {SET.version}",
+            "format": f"{_FORMAT} {SET.version if with_files else 1}",
             "id": self.id,
             "project": self.project,
             "app": self.app,
@@ -207,6 +221,7 @@ class BackupSet:
             "encryption": {"scheme": "age", "recipients": list(self.recipients)} if self.recipients else None,
             "declaration": plain(self.declaration),
             "stores": {name: _part_document(part) for name, part in self.parts.items()},
+            **({FILES: _part_document(self.files) if self.files is not None else None} if with_files else {}),
         }
 
 
@@ -276,6 +291,8 @@ def declaration(app: App) -> dict[str, Any]:
         entry["quota"] = {
             store: {"size": f"{quota.size}B", "enforce": str(quota.enforce)} for store, quota in app.quota.items()
         }
+    if app.files:
+        entry["files"] = files_entry(app.files)
     if app.labels:
         entry["labels"] = dict(app.labels)
     for name, section in (("backup", app.backup), ("deploy", app.deploy)):
@@ -358,11 +375,12 @@ class _DeclarationDocument(Document, extra="allow"):
 
     __pydantic_extra__: dict[str, dict[str, JsonValue]]
     stores: list[_StoreName]
+    files: list[str] | dict[str, str] | None = None
     tenant_id: Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,62}\z")] | None = None
 
 
 class _SetDocument(Document):
-    format: Literal["multidb set 1"]
+    format: Literal["multidb set 2"]
     id: str
     project: str
     app: AppId
@@ -377,6 +395,7 @@ class _SetDocument(Document):
     encryption: _EncryptionDocument | None
     declaration: dict[str, JsonValue]
     stores: dict[_StoreName, _PartDocument]
+    files: _PartDocument | None
 
 
 class _VerificationDocument(Document):
@@ -400,6 +419,8 @@ def _set_of(document: _SetDocument) -> BackupSet:
         raise Unreadable("cannot be understood: id: is not the id of a set")
     if document.declaration:
         validated(document.declaration, _DECLARATION)
+    if FILES in document.stores:
+        raise Unreadable(f"cannot be understood: stores: has a store {FILES}")
     encrypted = document.encryption is not None
     return BackupSet(
         id=document.id,
@@ -414,6 +435,7 @@ def _set_of(document: _SetDocument) -> BackupSet:
         complete=document.complete,
         quiesced=document.quiesced,
         reason=document.reason,
+        files=_part_of(FILES, document.files, encrypted) if document.files is not None else None,
     )
 
 

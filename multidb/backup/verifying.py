@@ -4,20 +4,23 @@ what was measured when the set was made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
 from multidb import __version__
+from multidb.backup.app_files.part import load, names_in, tried
 from multidb.backup.creation import ServerContexts
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import VERIFYING, Journal
-from multidb.backup.places import load, prepared_place
+from multidb.backup.places import load as load_part
+from multidb.backup.places import prepared_place
 from multidb.backup.rate import Rate
 from multidb.backup.repository import Copy, Repository, utc_now
-from multidb.backup.sets import BackupSet, Verification
+from multidb.backup.sets import FILES, BackupSet, StoredPart, Verification
 from multidb.errors import (
     ArchiveError,
     MultidbError,
@@ -115,12 +118,26 @@ class _Trial:
         for store in sorted(expected - set(self._backup_set.parts) - set(self._backup_set.absent)):
             self.failures[store] = "the set has nothing of it"
         for store in self._backup_set.parts:
-            try:
-                self._try(store)
-            except (TargetError, WrongKey):
-                raise
-            except ArchiveError as error:
-                self.failures[store] = str(error)
+            self._attempt(store, partial(self._try, store))
+        if self._backup_set.files is not None:
+            self._attempt(FILES, partial(self._try_files, self._backup_set.files))
+        elif self._backup_set.complete and self._backup_set.declaration.get(FILES):
+            self.failures[FILES] = "the set has nothing of them"
+
+    def _attempt(self, name: str, trial: Callable[[], None]) -> None:
+        try:
+            trial()
+        except (TargetError, WrongKey):
+            raise
+        except ArchiveError as error:
+            self.failures[name] = str(error)
+
+    def _try_files(self, stored: StoredPart) -> None:
+        self._rate.doing = f"verifying {FILES}"
+        self._progress(self._copy.owner, self._rate.doing)
+        reader = self._home.reader(self._copy, FILES, self._keys, self._rate)
+        with tried(names_in(stored), self._fleet.state) as new:
+            load(stored, reader, new)
 
     def _try(self, store: str) -> None:
         self._rate.doing = f"verifying {store}"
@@ -135,7 +152,7 @@ class _Trial:
         server, context = server_context
         try:
             with prepared_place(self._fleet, PlaceKind.SCRATCH, server, self.app, context, self._progress) as scratch:
-                load(scratch, part, reader, self._progress)
+                load_part(scratch, part, reader, self._progress)
         except (NeedsServer, NotAllowed, Refused, WrongVersion) as error:  # of this server, not of the set
             reader.check()
             self.unverified[store] = f"{error}; its files are as they were written"

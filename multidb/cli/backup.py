@@ -21,7 +21,7 @@ from multidb.backup.schedule import coming_due, due, freshness_now, next_due
 from multidb.backup.verifying import Verified
 from multidb.cli.expire import remove_expired, show_expired
 from multidb.cli.notices import NotifyOption, tell
-from multidb.cli.options import AppsArgument, IdentityOption, Run, StoresOption, examples, scope, with_run
+from multidb.cli.options import AppsArgument, IdentityOption, PartsOption, Run, examples, scope_of_sets, with_run
 from multidb.cli.output import Output
 from multidb.errors import ArchiveError, Locked, MultidbError, UsageError
 from multidb.history import RunRecord
@@ -48,7 +48,7 @@ _AFTER_FAILURE: Final = timedelta(minutes=15)
 def backup(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     names: AppsArgument = None,
-    stores: StoresOption = None,
+    stores: PartsOption = None,
     to: Annotated[
         list[str] | None, typer.Option("--to", help="Where to, instead of the manifest's targets; may be repeated.")
     ] = None,
@@ -91,18 +91,25 @@ def _round(
 ) -> BackupRun:
     engine = run.engine(output)
     keys = identities(identity, os.environ)
-    asked = scope(names, stores)
+    asked, files = scope_of_sets(names, stores)
     engine.fleet.require(asked)
     if only_due:
         apps = [app.id for app in due(engine.fleet, utc_now()) if asked.wants(app)]
         if not apps:
             with output.working():
                 return run_catching_up(engine, output.progress)
-        asked = scope(apps, stores)
+        asked, files = scope_of_sets(apps, stores)
     apps = [app.id for app in engine.project.apps.values() if asked.wants(app)]
     with output.working(), run.recorded(engine.state, apps) as record:
         done = run_backups(
-            engine, asked, scheduled=only_due, to=to or (), quiesce=quiesce, keys=keys, progress=output.progress
+            engine,
+            asked,
+            scheduled=only_due,
+            to=to or (),
+            quiesce=quiesce,
+            files=files,
+            keys=keys,
+            progress=output.progress,
         )
         _record(record, done)
     return done

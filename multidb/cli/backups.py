@@ -20,6 +20,7 @@ from multidb.backup.encryption import identities
 from multidb.backup.journal import Journal, exclusively
 from multidb.backup.pruning import Pruning, carry_out, decide
 from multidb.backup.repository import Copy, Repository, utc_now
+from multidb.backup.sets import FILES, StoredPart
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
 from multidb.cli.interruptions import finish_interrupted
@@ -75,7 +76,7 @@ def list_sets(
             copy.id,
             time_in_words(now - copy.backup_set.made) if copy.backup_set else "?",
             size_in_words(copy.backup_set.stored_size) if copy.backup_set else "?",
-            ", ".join(copy.backup_set.parts) if copy.backup_set else copy.problem,
+            ", ".join(copy.backup_set.all_parts) if copy.backup_set else copy.problem,
             _proof(copy),
             copy.target.name,
         )
@@ -124,12 +125,14 @@ def show_set(
     if backup_set.recipients:
         output.say(f"  encrypted for {', '.join(backup_set.recipients)}")
     output.say(f"  verified: {_proof(copy)}")
-    for store, stored in backup_set.parts.items():
+    for store, stored in backup_set.all_parts.items():
         part = stored.part
         sizes = f"{size_in_words(stored.size)} ({size_in_words(stored.stored_size)} stored)"
         output.say(f"{store}: {part.server}, {part.format}, {sizes}")
         for what, count in sorted(part.measures.counts.items()):
             output.say(f"  {one_line(what)}: {count:,}")
+        for note in part.notes if store == FILES else ():
+            output.say(f"  {one_line(note)}")
     return 0
 
 
@@ -336,18 +339,20 @@ def _document(copy: Copy, now: datetime) -> dict[str, Any]:
                 "consistency": backup_set.consistency.value,
                 "complete": backup_set.complete,
                 "encrypted": bool(backup_set.recipients),
-                "stores": {
-                    store: {
-                        "size": part.size,
-                        "stored_size": part.stored_size,
-                        "counts": dict(part.part.measures.counts),
-                    }
-                    for store, part in backup_set.parts.items()
-                },
+                "stores": {store: _part_document(part) for store, part in backup_set.parts.items()},
+                "files": _part_document(backup_set.files) if backup_set.files is not None else None,
             }
             if backup_set
             else {}
         ),
+    }
+
+
+def _part_document(part: StoredPart) -> dict[str, Any]:
+    return {
+        "size": part.size,
+        "stored_size": part.stored_size,
+        "counts": dict(part.part.measures.counts),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from multidb import files
+from multidb.backup.app_files.own import beside, make_own
 from multidb.backup.cloning import Cloned, copy_into, entry_for, expires_at
 from multidb.backup.journal import exclusively
 from multidb.backup.labels import CLONE_OF, EXPIRES
@@ -81,7 +82,10 @@ def clone(
         finish_interrupted(engine, None, output)
         stack.enter_context(engine.state.lock_apps([source, new], f"multidb clone {source} {new}"))
         record = stack.enter_context(run.recorded(engine.state, [new]))
-        project, added = ensure_entry(run, output, new, {**entry, "labels": {**entry.get("labels", {}), **labels}})
+        own = {**beside(original, new), "labels": {**entry.get("labels", {}), **labels}}
+        project, added = ensure_entry(run, output, new, {**entry, **own})
+        if added:
+            make_own(project, new)
         if added and not share:
             tell_unshared(output, source, new, original)
         engine = run.engine(output, project)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, wraps
 from inspect import Parameter, Signature, signature
@@ -48,6 +48,7 @@ __all__ = [
     "LongFileOption",
     "Run",
     "SetArgument",
+    "PartsOption",
     "StoresOption",
     "VerboseOption",
     "YesOption",
@@ -55,6 +56,7 @@ __all__ = [
     "duration",
     "examples",
     "scope",
+    "scope_of_sets",
     "with_run",
 ]
 
@@ -72,6 +74,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: every statement, every step.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", envvar="MULTIDB_YES", help="Do not ask.")]
 AppsOption = Annotated[list[str] | None, typer.Option("--app", help="Only this app; may be repeated.", metavar="NAME")]
+_FILES = "files"  # `multidb.backup.sets.FILES`, which is slow to import
+
+PartsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--store",
+        help=f"Only this store ({', '.join(INCLUDED)}), or the app's files ({_FILES}); may be repeated.",
+        metavar="STORE",
+    ),
+]
 StoresOption = Annotated[
     list[str] | None,
     typer.Option("--store", help=f"Only this store ({', '.join(INCLUDED)}); may be repeated.", metavar="STORE"),
@@ -257,6 +269,20 @@ def scope(
     adopted, regenerated = _ids(adopt), _ids(regenerate)
     only = _ids(apps) | adopted | regenerated
     return Scope(only or None, frozenset(stores) if stores else None, adopted, regenerated, deep)
+
+
+def scope_of_sets(apps: Sequence[str] | None = None, stores: Sequence[str] | None = None) -> tuple[Scope, bool | None]:
+    """The scope of a command about sets, which have the apps' files beside their stores (``--store files``); and
+    whether it is about those, too. None: it is about everything.
+
+    Raises:
+        UsageError: as for `scope`.
+    """
+    if not stores:
+        return scope(apps), None
+    others = [store for store in stores if store != _FILES]
+    asked = scope(apps, others)
+    return (asked if others else replace(asked, stores=frozenset())), _FILES in stores
 
 
 def duration(text: str) -> timedelta:

@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from multidb import removal
+from multidb.backup.app_files.own import locations_left
 from multidb.cli.options import Run, examples, with_run
 from multidb.cli.output import Output
 from multidb.cli.remove_app import engine_of
 from multidb.cli.typed_name import agree_to_destroy
+from multidb.document import printable
 from multidb.engine import Engine
 from multidb.errors import Refused
 from multidb.manifest import app_id
+from multidb.model import listed
 from multidb.tombstone import Tombstone, tombstones
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -63,6 +66,9 @@ def purge(
             record.add("purge", "app", app, app)
     output.document(True, {"app": app, "final_set": backup or None})
     output.say(f"{app} is gone from the servers.", style="green")
+    left = locations_left(engine.project, app)
+    if left:
+        output.note(f"Its files stay: {listed([printable(location) for location in left])}")
     return 0
 
 

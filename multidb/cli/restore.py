@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from multidb.backup.app_files.own import beside, make_own
 from multidb.backup.cloning import entry_for, shared_options
 from multidb.backup.creation import repository
 from multidb.backup.encryption import Identities, identities
@@ -18,11 +19,11 @@ from multidb.backup.journal import exclusively
 from multidb.backup.repository import Copy
 from multidb.backup.restoring import Restored, SetSource, restore_tables
 from multidb.backup.restoring import restore as bring_back
-from multidb.backup.sets import BackupSet
+from multidb.backup.sets import FILES, BackupSet
 from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted
-from multidb.cli.options import IdentityOption, Run, SetArgument, StoresOption, examples, scope, with_run
+from multidb.cli.options import IdentityOption, PartsOption, Run, SetArgument, examples, scope_of_sets, with_run
 from multidb.cli.output import Output
 from multidb.cli.plan_view import report_document, show_report
 from multidb.engine import Engine
@@ -42,6 +43,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb restore 20261121T140501Z-1a2b3c --replace",
         "multidb restore lernmi --as lernmi_old                 (beside it, as an app of its own)",
         "multidb restore lernmi --store postgres --replace",
+        "multidb restore lernmi --store files --replace         (its files alone)",
         "multidb restore lernmi --table orders --table 'shop.\"Odd name\"' --replace",
     )
 )
@@ -53,7 +55,7 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     as_other: Annotated[
         str | None, typer.Option("--as", help="Into another app, which is added if it is not there.", metavar="OTHER")
     ] = None,
-    stores: StoresOption = None,
+    stores: PartsOption = None,
     tables: Annotated[
         list[str] | None,
         typer.Option("--table", help="Only this table of Postgres; may be repeated.", metavar="[SCHEMA.]TABLE"),
@@ -68,7 +70,8 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     """Bring a set back. All of it is loaded beside the app's data and compared before anything of it is replaced.
 
     Until then the app is as it was; an app that has data is refused without --replace. Owners, grants and logins are
-    made anew from the manifest. Interrupted anywhere, the next run of a backup command undoes or finishes it.
+    made anew from the manifest; files get the owner of their folder. Interrupted anywhere, the next run of a backup
+    command undoes or finishes it.
 
     With --table the tables go into the app's own database in one transaction, with their rows, indexes, constraints,
     triggers and sequences; the app waits for them meanwhile. Foreign keys of other tables that refer to them are kept
@@ -76,7 +79,7 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     """
     output = run.output
     engine = run.engine(output)
-    scope(None, stores)
+    scope_of_sets(None, stores)
     if tables:
         _require_tables(stores, as_other)
     keys = identities(identity, os.environ)
@@ -142,8 +145,9 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
         record = stack.enter_context(run.recorded(engine.state, [into]))
         project = None
         if not known:
-            project, added = ensure_entry(run, output, into, entry_for(declaration))
+            project, added = ensure_entry(run, output, into, {**entry_for(declaration), **beside(declaration, into)})
             if added:
+                make_own(project, into)
                 tell_unshared(output, chosen.copy.owner, into, declaration)
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({into})))
@@ -156,7 +160,7 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
         )
         done = bringing(replace=chosen.replace, safety=chosen.safety_set, progress=progress)
         assert done.report is not None
-        for what in done.tables or done.stores:
+        for what in done.tables or [*done.stores, *([FILES] if done.files else [])]:
             record.add("replace", "table" if done.tables else "data", f"{what} as of set {done.set_id}", into)
         record.applied(done.report)
     return engine, done
@@ -173,6 +177,7 @@ def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> in
         "set": done.set_id,
         "stores": list(done.stores),
         "tables": list(done.tables),
+        "files": list(done.files),
         "safety_set": done.safety.id if done.safety else None,
         "notes": list(done.notes),
         **report_document(done.report),
@@ -181,7 +186,8 @@ def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> in
     }
     output.document(code == 0 and not openings.own, document)
     made = moment_in_words(chosen.backup_set.made)
-    output.say(f"{done.app}: {', '.join(done.tables or done.stores)} as of {made}.", style="green")
+    brought = done.tables or [*done.stores, *done.files]
+    output.say(f"{done.app}: {', '.join(brought)} as of {made}.", style="green")
     for note in done.notes:
         output.note(note)
     if done.safety:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from multidb.document import digest
 from multidb.errors import ManifestError, Problem, UsageError
+from multidb.manifest.app_files import check_files
 from multidb.manifest.document import (
     Entry,
     Mapping,
@@ -275,6 +276,7 @@ class _Reading:
         self._check_servers(head)
         self._check_state(head.state, runtime)
         self._problems += check_known(self._top.get("known"), [*apps.values(), *removed.values()], self._stores)
+        self._problems += check_files([*apps.values(), *removed.values()], head.backup.to, self._path.absolute().parent)
         return Project(
             name=head.project,
             runtime=runtime,
@@ -400,6 +402,7 @@ class _Reading:
             backup=read.backup,
             deploy=read.deploy,
             rotate=read.rotate,
+            files=read.files,
             where=str(place),
         )
 

@@ -20,6 +20,7 @@ from pydantic_core.core_schema import WithDefaultSchema
 from multidb.document import APP_ID
 from multidb.model import Address, App, DerivedName, Provisioner, RuntimeKind
 from multidb.model.container import Pooler
+from multidb.model.file_options import AppFiles
 from multidb.model.options import (
     IMAGE,
     PROFILES,
@@ -131,6 +132,12 @@ class AppEntry(Section):
     labels: dict[str, str] = Field(default_factory=dict, description="Free words for people and scripts.")
     backup: Annotated[AppBackup, _or_empty(AppBackup)] = Field(default=AppBackup(), description="Backups of this app.")
     deploy: Annotated[AppDeploy, _or_empty(AppDeploy)] = Field(default=AppDeploy(), description="The app's container.")
+    files: AppFiles = Field(
+        default_factory=dict,
+        description="Files that belong to the app's sets: folders and files in the manifest's folder, SQLite databases "
+        "among them ([uploads/, data/facts.db]); or, by a name of their own, also absolute paths and URLs "
+        "({models: s3://bucket/models}).",
+    )
     rotate: Rotating = Field(
         default=None,
         description="How old this app's credentials may become, or never: it cannot take new ones while it runs. "

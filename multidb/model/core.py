@@ -90,6 +90,7 @@ class App:
     backup: AppBackup = field(default_factory=AppBackup)  # what differs from the project's backup section
     deploy: AppDeploy = field(default_factory=AppDeploy)  # how its own container is run
     rotate: Rotating = None  # how old its credentials may become; None: as the project says
+    files: Mapping[str, str] = field(default_factory=dict)  # by name in its sets, where some of its files are
 
 
 @dataclass(frozen=True, slots=True)

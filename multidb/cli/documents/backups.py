@@ -69,6 +69,8 @@ class MadeSetDocument(DocumentPart):
     consistency: Consistency
     seconds: float
     stores: dict[str, MadePartDocument]
+    files: MadePartDocument | None
+    """Of the app's files beside its stores; null: none."""
     verified: bool | None
     """Whether it was restored and came out as it was measured; null: not tried."""
 
@@ -116,6 +118,8 @@ class SetDocument(CopyDocument):
     complete: bool | None = None
     encrypted: bool | None = None
     stores: dict[str, KeptPartDocument] | None = None
+    files: KeptPartDocument | None = None
+    """Of the app's files beside its stores; null: none."""
 
 
 class ListedSetsDocument(ResultDocument):
@@ -187,6 +191,8 @@ class RestoreDocument(AppliedChanges):
     stores: list[StoreName]
     tables: list[str]
     """With `--table`."""
+    files: list[str]
+    """The locations of the app's files that were brought back."""
     safety_set: str | None
     """The set of what it had before."""
     notes: list[str]

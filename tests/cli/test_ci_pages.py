@@ -101,7 +101,7 @@ def test_what_a_workflow_gives_the_action_are_its_inputs() -> None:
         for step in job["steps"]
         if step.get("uses") == USED
     ]
-    assert len(uses) == 10
+    assert len(uses) == 11
     assert [name for step in uses for name in step["with"] if name not in inputs] == []
 
 
@@ -418,6 +418,34 @@ def test_with_a_shared_state_every_job_is_a_machine_of_its_own(site: Site, openb
 
 
 @pytest.mark.server
+def test_a_nightly_audit_needs_the_checkout_and_the_shared_state_alone(site: Site, openbao: Bao) -> None:
+    """Two nights on two machines; in the second, somebody has opened a wall by hand."""
+    _, text = fences()[".github/workflows/database-audit-anywhere.yml"]
+    there = anywhere(site, openbao, "night")
+    subprocess.run(["multidb", "apply", "--yes"], cwd=there.machine, env=there.env, check=True, capture_output=True)
+
+    def audited(name: str) -> tuple[list[int], list[str]]:
+        folder = there.checkout(name)
+        runner = there.runner(folder, **{"secrets.VAULT_TOKEN": there.env["VAULT_TOKEN"]})
+        codes = runner.job(text, "audit")
+        assert there.env["PG_ADMIN_PASSWORD"] not in runner.said
+        assert not (folder / ".multidb/secrets.json").exists()
+        (run,) = json.loads((folder / "audit.sarif").read_text())["runs"]
+        return codes, [result["ruleId"] for result in run["results"] if result["level"] == "error"]
+
+    first = audited("first-night")
+    by_hand = (there.machine / "multidb.yaml").read_text().partition("@")[2].partition("/")[0]
+    admin = f"postgresql://postgres:{there.env['PG_ADMIN_PASSWORD']}@{by_hand}/postgres"
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute("GRANT CONNECT ON DATABASE night TO PUBLIC")
+        second = audited("second-night")
+        connection.execute("REVOKE CONNECT ON DATABASE night FROM PUBLIC")
+    assert first == ([0], [])
+    assert second[0] == [1]
+    assert second[1]
+
+
+@pytest.mark.server
 @pytest.mark.rare
 def test_a_preview_comes_and_goes(site: Site) -> None:
     _, text = fences()[".github/workflows/preview.yml"]
@@ -485,3 +513,38 @@ def test_gitlab_does_the_same(site: Site) -> None:
         assert not (folder / ".multidb/secrets.json").exists()
         for report in ("plan.md", "audit.xml", "health.xml"):
             assert (folder / report).exists() == report.startswith(name)
+
+
+@pytest.mark.server
+@pytest.mark.rare
+def test_gitlab_does_the_same_from_machines_that_have_nothing(site: Site, openbao: Bao) -> None:
+    jobs = parsed(fences()[".gitlab-ci.anywhere.yml"][1])
+    there = anywhere(site, openbao, "lab")
+
+    def job(name: str, machine: str, **given: str) -> Path:
+        folder = there.checkout(machine)
+        runner = Runner(folder, {}, {**there.env, **given})
+        lines = [*jobs[".multidb"]["before_script"], *jobs[name]["script"]]
+        assert runner.shell({"run": "\n".join(lines)}, {}, None) == 0, f"{name}: {runner.said}"
+        assert there.env["PG_ADMIN_PASSWORD"] not in runner.said
+        assert not (folder / ".multidb/secrets.json").exists()
+        return folder
+
+    job("apply", "one", GITLAB_CI="true", GITLAB_USER_LOGIN="ann")
+    there.add(there.checkout("work"), "  side: {stores: [postgres]}\n")
+    there.git("push", "-q", "origin", "HEAD:main", folder=there.root / "work")
+    assert "side" in (job("plan", "two") / "plan.md").read_text()
+    job("apply", "three", GITLAB_CI="true", GITLAB_USER_LOGIN="bob")
+    assert "no changes" in (job("plan", "four") / "plan.md").read_text().lower()
+    assert 'failures="0"' in (job("audit", "five") / "audit.xml").read_text()
+    assert (job("health", "six") / "health.xml").read_text()
+    done = subprocess.run(
+        ["multidb", "history", "--json"],
+        cwd=there.root / "six",
+        env=there.env,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    runs = [(run["command"], run["apps"], run["actor"]) for run in json.loads(done.stdout)["runs"]]
+    assert runs == [("apply", ["side"], "bob"), ("apply", ["lab"], "ann")]

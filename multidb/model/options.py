@@ -289,6 +289,17 @@ class Proxy(Section):
             raise ValueError("must be a network of /16 to /29, such as 172.31.86.0/28")
         return subnet
 
+    @property
+    def address(self) -> str:
+        """The proxy's own in its network, whose first address is the gateway's."""
+        return str(self.subnet[2])
+
+    @property
+    def others(self) -> str:
+        """The part of the network from which every other container gets its address, so that none gets the proxy's:
+        the engine gives the first free one, and multidb is started before its proxy."""
+        return str(list(self.subnet.subnets())[1])
+
 
 PROFILES = ("backup", "monitoring", "proxy", "serve")
 """What can run beside the servers, whatever stores there are."""

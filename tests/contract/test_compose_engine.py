@@ -8,9 +8,12 @@ import os
 import pty
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -664,6 +667,156 @@ def interrupted_at_a_lock(folder: Folder, engine: Engine, container: str, path: 
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'"
         engine.docker("exec", container, *PSQL, "-c", end)
     return found
+
+
+def test_a_new_app_gets_a_server_of_its_own_and_what_the_others_share(
+    engine: Engine, left_out: dict[str, str], tmp_path: Path
+) -> None:
+    """Where a store has a server for each app, `add-app` makes and starts the new one; the others' are left alone."""
+    if "neo4j" in left_out:
+        pytest.skip(left_out["neo4j"])
+    project = "multidbtest11"
+    folder = Folder(tmp_path, [])
+    folder.manifest(manifest(["redis", "neo4j"], project=project, apps={"lernmi": ["redis", "neo4j"]}))
+    try:
+        run(folder, engine, "render")
+        run(folder, engine, "up")
+        run(folder, engine, "apply", "--yes")
+        before = services_of(engine, project)
+        run(folder, engine, "add-app", "beep-boop", "--stores", "redis,neo4j", "--yes")
+        after = services_of(engine, project)
+        health = run(folder, engine, "health", "--json").json()["apps"]
+        plan = run(folder, engine, "plan", "--check", "--json").json()["changes"]
+        run(folder, engine, "render", "--check")
+        run(folder, engine, "up")
+        again = services_of(engine, project)
+        run(folder, engine, "audit", "beep_boop")
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    assert set(before) == {"redis", "neo4j-lernmi"}
+    assert {name: after[name] for name in before} == before
+    assert set(after) == {*before, "neo4j-beep-boop"}
+    assert {store: status["status"] for store, status in health["beep_boop"]["stores"].items()} == {
+        "neo4j": "healthy",
+        "redis": "healthy",
+    }
+    assert plan == []
+    assert again == after
+    assert "NEO4J_PASSWORD=" in (tmp_path / "apps" / "beep_boop" / ".env").read_text()
+
+
+def test_admins_get_new_passwords_in_their_containers(engine: Engine, left_out: dict[str, str], tmp_path: Path) -> None:
+    """The admins' passwords are replaced while apps work; the next `up` makes what remembers the former ones anew."""
+    project = "multidbtest12"
+    stores = [store for store in IMAGES if store not in left_out]
+    folder = place(tmp_path)
+    folder.manifest(manifest(stores, project=project, apps={"lernmi": stores}))
+    env = tmp_path / "infrastructure" / ".env"
+    try:
+        run(folder, engine, "up")
+        run(folder, engine, "apply", "--yes")
+        credentials = (tmp_path / "apps" / "lernmi" / ".env").read_text()
+        former = env.read_text()
+        started = services_of(engine, project)
+        run(folder, engine, "rotate", "--admin", "--yes")
+        between = services_of(engine, project)
+        run(folder, engine, "health")
+        run(folder, engine, "rotate", "--admin", "--finish", "--yes")
+        finished = services_of(engine, project)
+        run(folder, engine, "health")
+        run(folder, engine, "up")
+        made_anew = services_of(engine, project)
+        run(folder, engine, "plan", "--check")
+        health = run(folder, engine, "health", "--json").json()
+        run(folder, engine, "up")
+        again = services_of(engine, project)
+        renewed = env.read_text()
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    assert health["status"] == "healthy"
+    names = r"^(POSTGRES_PASSWORD|NEO4J_AUTH_\w+|QDRANT__SERVICE__API_KEY|REDISCLI_AUTH)=(?:neo4j/)?(\S+)$"
+    old = dict(re.findall(names, former, re.MULTILINE))
+    assert len(old) >= len(stores)
+    assert {name for name in old if old[name] in renewed} == set()
+    assert {name: between[name] for name in between if not name.startswith("qdrant")} == {
+        name: started[name] for name in started if not name.startswith("qdrant")
+    }
+    for service in finished:
+        same = finished[service] == started[service]
+        assert same == service.startswith(("postgres", "neo4j")), f"{service} was made anew by --finish: {not same}"
+    assert made_anew["redis"] == finished["redis"]
+    assert made_anew["postgres"] != finished["postgres"]
+    assert again == made_anew
+    if "qdrant" not in stores:
+        assert (tmp_path / "apps" / "lernmi" / ".env").read_text() == credentials
+
+
+def test_a_proxy_speaks_tls_before_the_service(
+    engine: Engine, compose: list[str], left_out: dict[str, str], tmp_path: Path
+) -> None:
+    """The profile `proxy`, as rendered: https on this machine, answers with the token only, and knows who asks."""
+    if "caddy" in left_out:
+        pytest.skip(left_out["caddy"])
+    try:
+        image = multidb_image(engine)
+    except CannotBeHad as reason:
+        pytest.skip(str(reason))
+    project = "multidbtest13"
+    folder = Folder(tmp_path, [])
+    own = "" if OFFICIAL else "proxy: {image: 'multidb-test/caddy:1'}, "
+    options = f"deploy: {{profiles: [proxy], {own}backup_image: '{image}'}}\n"
+    folder.manifest(manifest(["redis"], project=project, extra=options))
+
+    def composed(*arguments: str) -> str:
+        argv = [*compose, "--profile", "proxy", *arguments]
+        done = subprocess.run(
+            argv, cwd=tmp_path / "infrastructure", env=engine.environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def asked(path: str, token: str = "") -> tuple[int, str]:
+        request = urllib.request.Request("https://localhost" + path)
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, ""
+
+    try:
+        run(folder, engine, "up")
+        run(folder, engine, "apply", "--yes")
+        composed("up", "-d", "multidb", "proxy")
+        authority = tmp_path / "root.crt"
+        place = "/data/caddy/pki/authorities/local/root.crt"
+        until(lambda: engine.docker("exec", services_of(engine, project)["proxy"], "ls", place, check=False).strip())
+        engine.docker("cp", f"{services_of(engine, project)['proxy']}:{place}", str(authority))
+        context = ssl.create_default_context(cafile=str(authority))
+        token = re.search("^MULTIDB_TOKEN=(.*)$", (tmp_path / "infrastructure/.env").read_text(), re.MULTILINE)
+        assert token is not None
+        live = asked("/health/live")
+        refused = asked("/health/databases")
+        health = asked("/health/databases", token[1])
+        page = asked("/", token[1])
+        said = composed("logs", "multidb")
+        running = services_of(engine, project)
+        bindings = ("inspect", "--format", "{{json .HostConfig.PortBindings}}")
+        ports = [json.loads(engine.docker(*bindings, running[name])) for name in ("proxy", "multidb")]
+        composed("down")
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    assert live[0] == 200
+    assert refused[0] == 401
+    assert health[0] == 200
+    assert json.loads(health[1])["status"] == "healthy"
+    assert "<html" in page[1]
+    assert token[1] not in said
+    assert {binding["HostIp"] for of in ports for bound in of.values() for binding in bound} == {"127.0.0.1"}
 
 
 def test_the_typed_name_of_the_project_deletes_its_data(

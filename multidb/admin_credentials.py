@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from multidb.document import moment
 from multidb.secrets import Secret, SecretRef
-from multidb.state import ProjectState, entries
+from multidb.state import ProjectState
 
 __all__ = [
     "AdminChange",
@@ -86,7 +86,7 @@ def admin_changes(state: ProjectState) -> dict[str, AdminChange]:
     def read(server: str, entry: Mapping[str, Any]) -> AdminChange:
         return AdminChange(server, entry["store"], AdminPhase(entry["phase"]), moment(entry["since"]))
 
-    return entries(state, _SECTION, "rotations of admins' passwords", read)
+    return state.entries(_SECTION, "rotations of admins' passwords", read)
 
 
 def record_admin_change(state: ProjectState, change: AdminChange) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from multidb.document import moment
 from multidb.model import Alternates
 from multidb.secrets import Alternate
-from multidb.state import ProjectState, entries
+from multidb.state import ProjectState
 
 __all__ = [
     "Alternation",
@@ -79,7 +79,7 @@ def alternations(state: ProjectState) -> dict[tuple[str, str], Alternation]:
     Raises:
         UsageError: the state cannot be understood.
     """
-    of_apps = entries(state, _SECTION, "rotations", _of_app)
+    of_apps = state.entries(_SECTION, "rotations", _of_app)
     return {(app, store): entry for app, stores in of_apps.items() for store, entry in stores.items()}
 
 

@@ -161,9 +161,10 @@ class Fleet:
 
     def missing(self, scope: Scope) -> Iterator[tuple[ServerStatus, tuple[App, ...]]]:
         """The servers that were not started, or are not to be had here, with the apps in scope that want them."""
-        apps = [app for app in self.project.apps.values() if scope.wants(app)]
+        missing = self.runtime.missing()
+        apps = [app for app in self.project.apps.values() if missing and scope.wants(app)]
         names = {app.id: set(self.runtime.names_for(app)) for app in apps}
-        for status in self.runtime.missing():
+        for status in missing:
             users = tuple(app for app in apps if status.name in names[app.id])
             if users and (scope.stores is None or status.store in scope.stores):
                 yield status, users

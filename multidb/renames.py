@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from multidb.document import moment
-from multidb.state import ProjectState, entries
+from multidb.state import ProjectState
 
 __all__ = [
     "FormerName",
@@ -97,7 +97,7 @@ def renames(state: ProjectState) -> dict[str, Rename]:
     def read(old: str, entry: Mapping[str, Any]) -> Rename:
         return Rename(old, entry["to"], RenamePhase(entry["phase"]), moment(entry["since"]), entry["final_set"])
 
-    return entries(state, _UNDER_WAY, "renames", read)
+    return state.entries(_UNDER_WAY, "renames", read)
 
 
 def rename_of(state: ProjectState, app: str) -> Rename | None:

@@ -392,7 +392,7 @@ class Rotation:
         serving: dict[Place, Server] = {}
         servers = self._fleet.servers(scope)
         for server, context in zip(servers, self._fleet.contexts(servers).values(), strict=True):
-            for app in [app for app in self._apps.values() if app.id in self._ids_on(server)]:
+            for app in [app for app in self._fleet.apps_of(server) if app.id in self._apps]:
                 if isinstance(context, MultidbError):
                     self.errors.setdefault(app.id, context)
                 elif why := provisioner(server.store).rotates(app, Facts.of(context.facts)):
@@ -417,9 +417,6 @@ class Rotation:
             for store in app.stores
             if (name, store) in serving
         }
-
-    def _ids_on(self, server: Server) -> frozenset[str]:
-        return frozenset(app.id for app in self._fleet.apps_of(server))
 
     def _require_let_in(self, place: Place, alternate: Alternate, context: StoreContext) -> None:
         """Tries the new credential before anybody is told of it."""

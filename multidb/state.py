@@ -38,7 +38,6 @@ __all__ = [
     "FileSecretStore",
     "ProjectState",
     "SeenSecrets",
-    "entries",
     "holder",
     "secrets_of",
     "secrets_text",
@@ -228,6 +227,7 @@ class ProjectState:
         self.store: StateStore = store or here
         self._here = _Sections(here)
         self._shared = self._here if store is None else _Sections(store, here)
+        self._understood: dict[str, tuple[object, dict[str, Any]]] = {}  # by section: as read, and what it means
 
     @property
     def is_shared(self) -> bool:
@@ -244,6 +244,32 @@ class ProjectState:
             StateUnavailable: it is kept elsewhere, and that cannot be reached.
         """
         return self._of(section).read(section)
+
+    def entries(self, section: str, of: str, understand: Callable[[str, Any], T]) -> dict[str, T]:
+        """The entries of a section by their names, each as `understand` (name, entry) makes it; made anew when the
+        state was written.
+
+        Args:
+            of: what they are of, for people: ``renames``.
+            understand: the same for a section always; raises `ValueError` for an entry that has the section's shape and
+                cannot be understood all the same.
+
+        Raises:
+            UsageError: one cannot be understood; and as `read`.
+        """
+        written = self.read(section)
+        kept = self._understood.get(section)
+        if kept is None or kept[0] is not written:
+            try:
+                kept = written, {name: understand(name, entry) for name, entry in written.items()}
+            except ValueError:
+                raise UsageError(
+                    f"what it says of {of} cannot be read",
+                    where=self.store.title,
+                    hint="restore the file from a copy, or use the multidb that wrote it",
+                ) from None
+            self._understood[section] = kept
+        return dict(kept[1])
 
     def refresh(self) -> None:
         """Has the next reader see what other runs have written until now."""
@@ -323,26 +349,6 @@ class ProjectState:
 
     def _of(self, section: str) -> _Sections:
         return self._here if section in MACHINE else self._shared
-
-
-def entries(state: ProjectState, section: str, of: str, read: Callable[[str, Any], T]) -> dict[str, T]:
-    """The entries of a section of the state by their names, each as `read` (name, entry) makes it.
-
-    Args:
-        of: what they are of, for people: ``renames``.
-        read: raises `ValueError` for an entry that has the section's shape and cannot be understood all the same.
-
-    Raises:
-        UsageError: one cannot be understood; and as `ProjectState.read`.
-    """
-    try:
-        return {name: read(name, entry) for name, entry in state.read(section).items()}
-    except ValueError:
-        raise UsageError(
-            f"what it says of {of} cannot be read",
-            where=state.store.title,
-            hint="restore the file from a copy, or use the multidb that wrote it",
-        ) from None
 
 
 class _Sections:

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from multidb.document import moment
 from multidb.manifest import Removed
-from multidb.state import ProjectState, entries
+from multidb.state import ProjectState
 
 __all__ = ["GRACE", "Edit", "Phase", "Tombstone", "write_tombstone", "forget", "tombstones", "ways_of_removed"]
 
@@ -123,7 +123,7 @@ def tombstones(state: ProjectState) -> dict[str, Tombstone]:
     Raises:
         UsageError: the state cannot be understood.
     """
-    return entries(state, _SECTION, "removed apps", Tombstone.read)
+    return state.entries(_SECTION, "removed apps", Tombstone.read)
 
 
 def write_tombstone(state: ProjectState, tombstone: Tombstone) -> None:

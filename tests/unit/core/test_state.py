@@ -89,6 +89,23 @@ def test_sections_are_changed_one_at_a_time(state: ProjectState) -> None:
     assert state.read("nothing") == {}
 
 
+def test_entries_are_understood_once_and_anew_when_somebody_wrote(state: ProjectState, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def understand(name: str, number: Any) -> int:
+        asked.append(name)
+        return int(number["ann"]) * 2
+
+    with state.change("numbers") as numbers:
+        numbers["redis"] = {"ann": 1}
+    state.entries("numbers", "numbers", understand).clear()  # what one reader does with it is its own
+    assert state.entries("numbers", "numbers", understand) == {"redis": 2}
+    assert asked == ["redis"]
+    with ProjectState(tmp_path).change("numbers") as numbers:
+        numbers["redis"] = {"ann": 4}
+    assert state.entries("numbers", "numbers", understand) == {"redis": 8}
+
+
 def test_a_change_that_fails_changes_nothing(state: ProjectState) -> None:
     def change_and_fail() -> None:
         with state.change("ports") as ports:

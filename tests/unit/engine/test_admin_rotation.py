@@ -82,6 +82,9 @@ class _State:
     def read(self, section: str) -> dict[str, Any]:
         return copy.deepcopy(self.sections.get(section, {}))
 
+    def entries(self, section: str, of: str, understand: Callable[[str, Any], Any]) -> dict[str, Any]:
+        return {name: understand(name, entry) for name, entry in self.read(section).items()}
+
     @contextlib.contextmanager
     def change(self, section: str) -> Iterator[dict[str, Any]]:
         changed = self.read(section)

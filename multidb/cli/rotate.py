@@ -22,7 +22,8 @@ from multidb.engine import Engine
 from multidb.errors import MultidbError, Refused, UsageError
 from multidb.model import App, listed
 from multidb.project import is_current
-from multidb.rotation import Rotation, StoreUse, UnknownUse, uses_in_words
+from multidb.rotation import Rotation
+from multidb.rotation_state import StoreUse, UnknownUse, uses_in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

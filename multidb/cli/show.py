@@ -77,7 +77,7 @@ def _credentials(run: Run, output: Output, entry: AppAnswer, *, live: bool) -> t
     recorded = None if live else run.answers.standings(entry.app, [store for store, _ in entry.servers])
     if recorded is not None:
         return recorded, {}
-    from multidb.rotation import recorded_standings, standings, use_in_words
+    from multidb.rotation_state import recorded_standings, standings, use_in_words
 
     with output.working():
         stand = (standings if live else recorded_standings)(run.fleet(output), entry.app)

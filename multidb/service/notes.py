@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from multidb import notification
+from multidb import alarms
 from multidb.model import Status, listed
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview
@@ -60,14 +60,14 @@ def _failed(readings: Mapping[str, Reading[Any] | None]) -> Iterator[tuple[str, 
 
 def _alarms(known: Overview) -> Iterator[tuple[str, Note]]:
     """What people are told of."""
-    alarms = [
-        *(notification.open_walls(known.audit) if known.audit else ()),
-        *(notification.unwell(known.health) if known.health else ()),
-        *(notification.over_quota(known.usage) if known.usage else ()),
-        *(notification.drifts(known.plan) if known.plan else ()),
+    seen = [
+        *(alarms.open_walls(known.audit) if known.audit else ()),
+        *(alarms.unwell(known.health) if known.health else ()),
+        *(alarms.over_quota(known.usage) if known.usage else ()),
+        *(alarms.drifts(known.plan) if known.plan else ()),
     ]
-    for alarm in alarms:
-        tone = "bad" if alarm.kind in (notification.AlarmKind.BREACH, notification.AlarmKind.UNHEALTHY) else "warn"
+    for alarm in seen:
+        tone = "bad" if alarm.kind in (alarms.AlarmKind.BREACH, alarms.AlarmKind.UNHEALTHY) else "warn"
         yield alarm.app or "servers", Note(tone, str(alarm.kind), alarm.store or "", alarm.message, alarm.fix)
 
 

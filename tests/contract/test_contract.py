@@ -43,7 +43,7 @@ from multidb.errors import (
 from multidb.fleet import Fleet, Scope
 from multidb.model import Action, App, AppAccess, Isolation, Level, Project, RuntimeKind, ServerSpec
 from multidb.orphans import orphans
-from multidb.rotation import UnknownUse
+from multidb.rotation_state import UnknownUse
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.contract.cases import CASES

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from multidb import notification
+from multidb.alarms import Alarm, AlarmKind
 from multidb.errors import ServerDown, UsageError
 from multidb.fleet import Scope
 from multidb.model import Project, RuntimeKind
 from multidb.model.options import Notify
-from multidb.notification import Alarm, AlarmKind, Looked, Notifier
+from multidb.notification import Looked, Notifier
 from multidb.plan import Plan, ServerPlan
 from multidb.secrets import Secret
 from multidb.state import ProjectState

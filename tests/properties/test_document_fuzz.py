@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from multidb import files
 from multidb.admin_credentials import admin_changes
+from multidb.alarms import AlarmKind
 from multidb.alternation import alternations
 from multidb.audit import record
 from multidb.backup.jobs import JobFile
@@ -28,7 +29,7 @@ from multidb.errors import MultidbError
 from multidb.health import Checked, HealthReport
 from multidb.health_history import SLOTS, HealthHistory
 from multidb.model import Health, Status
-from multidb.notification import AlarmKind, Looked, news
+from multidb.notification import Looked, news
 from multidb.renames import former_names, renames
 from multidb.runtime.ledger import Ledger
 from multidb.secrets import SecretRef

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from multidb.engine import Engine
-from multidb.rotation import Rotation, StoreUse
+from multidb.rotation import Rotation
+from multidb.rotation_state import StoreUse
 
 
 class OneRotation:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from multidb.alarms import Alarm, AlarmKind, unwell
 from multidb.health import Checked, HealthReport
 from multidb.model import Health, Status
-from multidb.notification import Alarm, AlarmKind, Looked, News, SentAlarm, news, unwell
+from multidb.notification import Looked, News, SentAlarm, news
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -30,7 +30,7 @@ from multidb.provisioners.qdrant.provision.resources import (
 )
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.provisioners.qdrant.provision.tokens import claims_of
-from multidb.rotation import UnknownUse
+from multidb.rotation_state import UnknownUse
 from multidb.secrets import Alternate, Secret
 from tests.unit.qdrant.rotated_apps import KEY, REGISTRY, SERVER, World
 from tests.unit.qdrant.token_server import ended

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 from multidb_toy.resources import ServerOptions
 
+from multidb.alarms import AlarmKind, Subject
 from multidb.engine import Engine
 from multidb.errors import ServerDown
 from multidb.fleet import Fleet
 from multidb.health import check
 from multidb.model import Endpoint, Project, Quota, Server, ServerSpec, Status
 from multidb.model.usage import Enforce
-from multidb.notification import AlarmKind, Looked, Notifier, Subject
+from multidb.notification import Looked, Notifier
 from multidb.plan import ServerPlan
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret

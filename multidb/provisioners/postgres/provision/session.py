@@ -36,7 +36,7 @@ from multidb.model import (
     Unread,
 )
 from multidb.provisioners.postgres.driver.blocking import BlockerSearch
-from multidb.provisioners.postgres.driver.connection import TAKES_KEYS, Answer, Connection, SessionOptions, Traffic
+from multidb.provisioners.postgres.driver.connection import TAKES_KEYS, Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.driver.refusals import FULL, Refusal
 from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.provision import (
@@ -53,7 +53,8 @@ from multidb.provisioners.postgres.provision.admin_rights import admin_rights
 from multidb.provisioners.postgres.provision.requirements import unmet
 from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.provision.script import printable
-from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.statements import identifier
+from multidb.provisioners.postgres.provision.transactions import HELD, batches, filled, hint_for, retryable, send
 from multidb.secrets import Alternate, Secret, SecretStore, redact
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
 __all__ = ["LOCK_CLASS", "PostgresSession"]
 
 _WORKERS = 4  # more gain nothing: the server does the work
-_BATCH = 500  # statements in one transaction, so that a thousand apps show progress and fit the server's lock table
 _ATTEMPTS = 6
 _LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
 _SCRIPTS_FIND = ("$user", "public")  # as a session has it where nobody says otherwise
@@ -70,11 +70,6 @@ LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
 _TURN_TIMEOUT = 15.0  # seconds that one other run may hold the server
 _MOMENT = 1.0  # seconds
 _BREATH = 0.1  # seconds until a connection may have come free
-
-_RETRYABLE = frozenset({"40P01", "40001", "55006"})
-_HELD = "55P03"
-_SOMEBODY_ELSE = frozenset({"42710", "42P04", "23505"})
-_DENIED = frozenset({"42501", "01006", "01007"})
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -287,7 +282,7 @@ class PostgresSession:
         if statements:
             self._main.send("SET statement_timeout = 0", self._server.timeout)  # reading had one
         self._expect_connections(len({statement.scope for statement in statements if statement.scope}))
-        for start, batch in _batches(statements):
+        for start, batch in batches(statements):
             try:
                 self._run_batch(start, batch, secrets)
             except StatementFailed:
@@ -425,18 +420,18 @@ class PostgresSession:
                     admitted.require(text)
                 self._refuse_event_triggers(connection, scope)
             for attempt in itertools.count(1):
-                problem = _send(connection, texts, look, atomic=batch[0].atomic)
+                problem = send(connection, texts, look, atomic=batch[0].atomic)
                 if problem is None:
                     return
                 index, refusal = problem
-                again = _retryable(refusal) or (bool(ending) and refusal.sqlstate == _HELD)
+                again = retryable(refusal) or (bool(ending) and refusal.sqlstate == HELD)
                 if attempt == _ATTEMPTS or not again:
                     raise self._failed(batch[index], start + index, start, refusal)
                 time.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempt)  # noqa: S311
 
     def _text(self, statement: Statement, index: int, durable: int, secrets: SecretStore) -> str:
         try:
-            return _filled(statement, secrets)
+            return filled(statement, secrets)
         except ServerError as error:
             raise StatementFailed(
                 error.message,
@@ -462,8 +457,8 @@ class PostgresSession:
 
     def _failed(self, statement: Statement, index: int, durable: int, refusal: Refusal) -> StatementFailed:
         place = f" in database {statement.scope}" if statement.scope else ""
-        message, hint = refusal.message, _hint(refusal, self._facts)
-        if refusal.sqlstate == _HELD and self._blocker_search.blockers:
+        message, hint = refusal.message, hint_for(refusal, self._facts)
+        if refusal.sqlstate == HELD and self._blocker_search.blockers:
             blocker = self._blocker_search.blockers[0]
             message, hint = blocker.sentence(statement.app), blocker.way_out(statement.app)
         return StatementFailed(
@@ -517,99 +512,3 @@ class PostgresSession:
                 if not error.message.startswith(FULL) or time.monotonic() > deadline:
                     raise
             time.sleep(_BREATH)
-
-
-def _batches(statements: Sequence[Statement]) -> Iterator[tuple[int, Sequence[Statement]]]:
-    """The statements in pieces that are sent as one, each with the position of its first."""
-    start = 0
-    for position in range(1, len(statements) + 1):
-        if position == len(statements) or _parted(statements[start:position], statements[position]):
-            yield start, statements[start:position]
-            start = position
-
-
-def _parted(batch: Sequence[Statement], following: Statement) -> bool:
-    last = batch[-1]
-    if not (last.atomic and following.atomic and last.scope == following.scope):
-        return True
-    # A long piece ends where the next thing begins, so that a thing is never parted from its mark.
-    return len(batch) >= _BATCH and following.text.startswith(("CREATE ", "COMMENT ON DATABASE "))
-
-
-def _filled(statement: Statement, secrets: SecretStore) -> str:
-    """The text with its parameters put in. Only for the connection: it is never shown and never part of an error."""
-    text = statement.text
-    for parameter, ref in statement.binds:
-        value = secrets.get(ref)
-        if value is None:
-            raise ServerError(f"the secret {ref} is missing", hint="multidb apply --regenerate APP makes new ones")
-        text = text.replace(f":'{parameter}'", literal(value.reveal()))
-    return text
-
-
-def _send(
-    connection: Connection, texts: Sequence[str], meanwhile: Callable[[], None], *, atomic: bool
-) -> tuple[int, Refusal] | None:
-    """Sends the texts, as one transaction when `atomic`. None when they are durable, else which failed and why."""
-    if not atomic:
-        answer = connection.send(texts[0], None, meanwhile)
-        problem = _refused(answer, texts[0])
-        return (0, problem) if problem is not None else None
-    answer = connection.send(";\n".join(["BEGIN", *texts]), None, meanwhile)
-    if answer.refusal is not None:
-        connection.send("ROLLBACK")
-        return _place(answer, answer.refusal, texts), answer.refusal
-    if answer.warnings:  # libpq does not tell which statement gave them
-        connection.send("ROLLBACK")
-        return _send_singly(connection, texts, meanwhile)
-    return _commit(connection, texts)
-
-
-def _send_singly(
-    connection: Connection, texts: Sequence[str], meanwhile: Callable[[], None]
-) -> tuple[int, Refusal] | None:
-    """The same transaction, one round trip for each statement."""
-    connection.send("BEGIN")
-    for index, text in enumerate(texts):
-        problem = _refused(connection.send(text, None, meanwhile), text)
-        if problem is not None:
-            connection.send("ROLLBACK")
-            return index, problem
-    return _commit(connection, texts)
-
-
-def _commit(connection: Connection, texts: Sequence[str]) -> tuple[int, Refusal] | None:
-    # A message of its own, since a grant that granted nothing is a success to the server, and has to be seen before.
-    refusal = connection.send("COMMIT").refusal
-    return (len(texts) - 1, refusal) if refusal is not None else None
-
-
-def _refused(answer: Answer, text: str) -> Refusal | None:
-    if answer.refusal is not None:
-        return answer.refusal
-    # What is done to all objects of a schema also meets those of extensions, which belong to others and are no concern.
-    return answer.warnings[0] if answer.warnings and " ON ALL " not in text else None
-
-
-def _place(answer: Answer, refusal: Refusal, texts: Sequence[str]) -> int:
-    """Which of the texts, sent after a BEGIN, was refused."""
-    if answer.done == 0 and refusal.position is not None:  # the server reads the whole message before it begins
-        starts = itertools.accumulate((len(text) + 2 for text in texts), initial=len("BEGIN;\n"))
-        return max(sum(start < refusal.position for start in starts) - 1, 0)
-    return max(answer.done - 1, 0)
-
-
-def _retryable(refusal: Refusal) -> bool:
-    return refusal.sqlstate in _RETRYABLE or (
-        refusal.sqlstate == "XX000" and "concurrently" in refusal.message  # "tuple concurrently updated"
-    )
-
-
-def _hint(refusal: Refusal, facts: PostgresFacts) -> str:
-    if refusal.sqlstate in _SOMEBODY_ELSE:
-        return "somebody else is creating the same at this moment; run the command again"
-    if refusal.sqlstate in _DENIED:
-        return f"give the admin login {facts.admin} that right, or use a superuser"
-    if refusal.sqlstate == _HELD:
-        return "an app holds a lock on it; wait for its transaction to end, then run the command again"
-    return "correct the cause, then run the command again; what is done stays done"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-
-import yaml
 
 from multidb.errors import UsageError
 from multidb.model import App, Project, memory_text
@@ -19,6 +16,8 @@ from multidb.secrets import Secret
 
 if TYPE_CHECKING:
     from multidb.certificates import Identity
+
+from multidb.render.checks import check, template_position, wrong_template
 
 __all__ = [
     "BACKUP",
@@ -66,7 +65,6 @@ _APART: Final[dict[str, Any]] = {
     "serving": (),
     "volumes_beside": (),
 }  # where an app has its own servers
-_SHOWN: Final = 12  # a shorter secret would be found by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ def render(
     secrets = [rendering.used[name] for name in rendering.used]
     secrets += [identity.key for identity in trust.identities.values()] if trust else []
     secrets += [value for variables in env.values() for value in variables.values() if isinstance(value, Secret)]
-    _check(files, secrets)
+    check(files, secrets)
     return dict(sorted(files.items()))
 
 
@@ -269,9 +267,9 @@ class _Rendering:
         except jinja2.TemplateNotFound as error:
             raise UsageError(f"there is no template {error.name}", where=f"templates/{template}") from None
         except jinja2.TemplateSyntaxError as error:
-            raise _wrong(error.name or template, error.lineno, error.message or "syntax error") from None
+            raise wrong_template(error.name or template, error.lineno, error.message or "syntax error") from None
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise _wrong(*_position(error, template), str(error)) from None
+            raise wrong_template(*template_position(error, template), str(error)) from None
 
     def place(self, place: _ComposeFile) -> dict[str, RenderedFile]:
         """A compose file with servers in it, and the files that they need beside it."""
@@ -446,57 +444,3 @@ def _interpolated(container: Container) -> str:
 def _loopback(port: str) -> str:
     """A published port of an app; without an address it is one of this machine only."""
     return f"127.0.0.1:{port}" if port.count(":") == 1 else f"127.0.0.1:{port}:{port}" if ":" not in port else port
-
-
-def _position(error: BaseException, template: str) -> tuple[str, int]:
-    """Where in the templates an error came up: the innermost frame that belongs to one."""
-    place, trace = (template, 0), error.__traceback__
-    while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if name.endswith(".j2"):
-            place = (name, trace.tb_lineno)
-        trace = trace.tb_next
-    return place
-
-
-def _wrong(template: str, line: int, message: str) -> UsageError:
-    return UsageError(
-        f"the template is wrong: {message}",
-        where=f"templates/{template}:{line}",
-        hint="correct it, or remove your copy to have the one that comes with multidb; nothing was written",
-    )
-
-
-def _check(files: Mapping[str, RenderedFile], secrets: Sequence[Secret]) -> None:
-    for path, file in files.items():
-        if path.endswith((".yml", ".json")):
-            document = _parsed(path, file.text)
-            if path.endswith("docker-compose.yml"):
-                _check_compose(path, document)
-        if not file.private and any(
-            value in file.text for secret in secrets if len(value := secret.reveal()) >= _SHOWN
-        ):
-            raise UsageError(
-                "a template puts a secret into a file that others can read",
-                where=path,
-                hint="let Compose take it from the env file; nothing was written",
-            )
-
-
-def _parsed(path: str, text: str) -> Any:
-    try:
-        return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        form = "JSON" if path.endswith(".json") else "YAML"
-        raise UsageError(f"what the templates give is not {form}: {error}", where=path) from None
-
-
-def _check_compose(path: str, document: Any) -> None:
-    services = document.get("services") if isinstance(document, dict) else None
-    if not isinstance(services, dict) or not services:
-        raise UsageError("what the templates give is not a compose file: it has no services", where=path)
-    for name, service in services.items():
-        if not isinstance(service, dict) or not ({"image", "build"} & set(service)):
-            raise UsageError(f"service {name} has neither image nor build", where=path)
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", str(name)):
-            raise UsageError(f"{name!r} is no name for a service", where=path)

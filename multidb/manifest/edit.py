@@ -13,7 +13,7 @@ from typing import Any, Final
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest.document import compose, plain, tree
 from multidb.manifest.names import closest
-from multidb.manifest.source import NAME, Source, flow_text
+from multidb.manifest.text import NAME, ManifestText, flow_text
 
 __all__ = ["add_app", "apps_of", "change_app", "entry_of", "initial", "remove_app", "rename_app"]
 
@@ -27,7 +27,7 @@ def add_app(text: str, app_id: str, entry: Mapping[str, Any]) -> str:
         ManifestError: `text` is not YAML.
         UsageError: the app is there already, or the text is laid out in a way that cannot be edited safely.
     """
-    source = Source(text)
+    source = ManifestText(text)
     before = source.values()
     apps = _apps_in(before)
     if app_id in apps:
@@ -44,7 +44,7 @@ def remove_app(text: str, app_id: str) -> str:
         ManifestError: `text` is not YAML.
         UsageError: there is no such app in it, or it cannot be taken out safely (another entry uses its anchor).
     """
-    source = Source(text)
+    source = ManifestText(text)
     before = source.values()
     included = source.is_included_file()
     apps = before if included else _apps_in(before)
@@ -65,7 +65,7 @@ def change_app(text: str, app_id: str, changes: Mapping[str, Any]) -> str:
         ManifestError: `text` is not YAML.
         UsageError: there is no such app in it, or its entry cannot be edited safely (another one shares its anchor).
     """
-    source = Source(text)
+    source = ManifestText(text)
     before, included = source.values(), source.is_included_file()
     apps = before if included else _apps_in(before)
     if app_id not in apps:
@@ -73,7 +73,7 @@ def change_app(text: str, app_id: str, changes: Mapping[str, Any]) -> str:
     changed = {**apps, app_id: _laid_over(apps[app_id], _copy(changes))}
     hint = f"write it by hand, into the entry of {app_id}: {flow_text(_copy(changes))}"
     for path, value in _leaves(_copy(changes)):
-        text = Source(text).with_value([*([] if included else ["apps"]), app_id, *path], value, hint)
+        text = ManifestText(text).with_value([*([] if included else ["apps"]), app_id, *path], value, hint)
     return _checked(text, changed if included else {**before, "apps": changed}, hint)
 
 
@@ -84,7 +84,7 @@ def rename_app(text: str, app_id: str, new: str) -> str:
         ManifestError: `text` is not YAML.
         UsageError: there is no such app in it, or the new one is there; or it cannot be edited safely.
     """
-    source = Source(text)
+    source = ManifestText(text)
     before, included = source.values(), source.is_included_file()
     apps = before if included else _apps_in(before)
     if app_id not in apps:
@@ -103,7 +103,7 @@ def with_secrets(text: str, value: object) -> str:
         ManifestError: `text` is not YAML.
         UsageError: it is laid out in a way that cannot be edited safely.
     """
-    source = Source(text)
+    source = ManifestText(text)
     hint = "write it by hand: " + flow_text({"secrets": value})
     return _checked(source.with_value(["secrets"], value, hint), {**source.values(), "secrets": value}, hint)
 
@@ -127,7 +127,7 @@ def with_state(text: str, address: str) -> str:
         ManifestError: `text` is not YAML.
         UsageError: it is laid out in a way that cannot be edited safely.
     """
-    source, hint = Source(text), f"write it by hand: state: {address}"
+    source, hint = ManifestText(text), f"write it by hand: state: {address}"
     return _checked(source.with_value(["state"], address, hint), {**source.values(), "state": address}, hint)
 
 
@@ -137,7 +137,7 @@ def apps_of(text: str) -> list[str]:
     Raises:
         ManifestError: `text` is not YAML.
     """
-    source = Source(text)
+    source = ManifestText(text)
     return list(source.values() if source.is_included_file() else _apps_in(source.values()))
 
 
@@ -147,7 +147,7 @@ def entry_of(text: str, app_id: str) -> dict[str, Any] | None:
     Raises:
         ManifestError: `text` is not YAML.
     """
-    source = Source(text)
+    source = ManifestText(text)
     values = source.values()
     apps = values if source.is_included_file() else _apps_in(values)
     if app_id not in apps:
@@ -203,7 +203,7 @@ apps:
 def _checked(text: str, expected: Mapping[str, Any], hint: str) -> str:
     """`text`, if it says what it is meant to say."""
     try:
-        values = Source(text).values()
+        values = ManifestText(text).values()
         if {**values, "apps": _apps_in(values)} == {**expected, "apps": _apps_in(expected)}:
             return text
     except ManifestError:

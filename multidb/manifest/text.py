@@ -11,7 +11,7 @@ import yaml
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest.document import compose, plain, tree
 
-__all__ = ["NAME", "Source", "flow_text"]
+__all__ = ["NAME", "ManifestText", "flow_text"]
 
 NAME: Final = "multidb.yaml"
 """What a text is called in messages."""
@@ -21,7 +21,7 @@ _GAP = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _ALIAS = re.compile(r"[\s,:-]*\*[^\s,\[\]{}]+")
 
 
-class Source:
+class ManifestText:
     """A manifest's text with its YAML nodes, and where in the text they stand."""
 
     def __init__(self, text: str) -> None:

@@ -19,18 +19,31 @@ from multidb.errors import MultidbError, Refused, ServerError, StalePlan, Statem
 from multidb.fleet import SERVERS_AT_ONCE, Answer, Fleet, Scope
 from multidb.model import (
     Action,
+    App,
+    AppMode,
     Change,
     Finding,
     Inspection,
     Level,
     Project,
     Provisioner,
+    Resource,
     Server,
     Session,
     StoreContext,
 )
 from multidb.orphans import orphan_findings, orphans_in
-from multidb.plan import LOST, Plan, ServerPlan, conflict_error, diff, in_order, refuse_conflicts, without_half_apps
+from multidb.plan import (
+    LOST,
+    Plan,
+    ServerPlan,
+    added,
+    conflict_error,
+    diff,
+    in_order,
+    refuse_conflicts,
+    without_half_apps,
+)
 from multidb.provisioners import provisioner
 from multidb.recall import recall
 from multidb.report import Failure, Report, ServerReport, account
@@ -135,23 +148,22 @@ class Engine:
     def _read(self, server: Server, session: Session, scope: Scope, context: StoreContext | None = None) -> ServerPlan:
         store = provisioner(server.store)
         context = context or self.fleet.context(server, session)
-        apps = [app for app in self.fleet.apps_of(server) if scope.wants(app)]
-        desired = tuple(store.desired(apps, context))
-        if server.name in scope.left_open:
-            desired = tuple(resource for resource in desired if not resource.closing)
-        inspection = Inspection(context, apps, desired, self.state.secrets, scope.deep)
-        live = session.inspect(inspection)
-        unread: dict[str, ServerError] = dict(inspection.unread)
+        in_scope = [app for app in self.fleet.apps_of(server) if scope.wants(app)]
+        apps = [app for app in in_scope if app.mode(store.name) is not AppMode.OBSERVE]
+        unread: dict[str, ServerError] = {}
+        desired, live, left = self._compared(server, session, scope, context, apps, unread)
+        left += self._observed(session, scope, context, [app for app in in_scope if app not in apps])
         known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
         changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
         written = [_with_statements(change, store, context, unread) for change in changes]
         if scope.deep:
             baseline = Baseline(self.state, server.name)
             written = [baseline.explained(change) for change in written]
-            baseline.learn(desired, changes, {app.id for app in apps} - unread.keys())
+            added_to = {app.id for app in apps if app.mode(store.name) is AppMode.ADDITIVE}
+            baseline.learn(desired, changes, {app.id for app in apps} - unread.keys() - added_to)
         unsettled = {*unread, *(change.resource.app for change in changes)}
         recall(self.fleet, server, context, {app.id for app in apps} - unsettled)
-        isolation = {app.id: store.isolation(app, session.facts) for app in apps}
+        isolation = {app.id: store.isolation(app, session.facts) for app in in_scope}
         record_access(self.state.folder, server.name, access_of(isolation, desired), self.project.apps)
         return ServerPlan(
             server.name,
@@ -161,7 +173,52 @@ class Engine:
             tuple(change for change in written if change.resource.app not in unread),
             unread=unread,
             notes=tuple(store.caveats(session.facts)) if store.caveats else (),
+            left=tuple(_with_statements(change, store, context, {}) for change in left),
         )
+
+    def _compared(
+        self,
+        server: Server,
+        session: Session,
+        scope: Scope,
+        context: StoreContext,
+        apps: Sequence[App],
+        unread: dict[str, ServerError],
+    ) -> tuple[tuple[Resource, ...], Sequence[Resource], list[Change]]:
+        """What is to be there, what is there, and what is left of apps from which nothing is taken.
+
+        Args:
+            unread: filled with the apps whose place could not be read, and why.
+        """
+        store = provisioner(server.store)
+        desired = tuple(store.desired(apps, context))
+        of_server = self.fleet.apps_of(server)
+        deciding = not of_server or any(app.mode(store.name) is AppMode.AUTHORITATIVE for app in of_server)
+        if server.name in scope.left_open or not deciding:
+            desired = tuple(resource for resource in desired if not resource.closing)
+        if not deciding and not apps:
+            desired = ()  # nothing is changed on a server that is observed
+        inspection = Inspection(context, apps, desired, self.state.secrets, scope.deep)
+        live = session.inspect(inspection)
+        unread.update(inspection.unread)
+        adding = frozenset(app.id for app in apps if app.mode(store.name) is AppMode.ADDITIVE) - scope.adopt
+        if not adding:
+            return desired, live, []
+        lesser = added(desired, live, adding)
+        there = {resource.key: resource for resource in live} | {resource.key: resource for resource in lesser}
+        left = [change for change in diff(desired, there.values(), adding) if change.resource.app in adding]
+        again = replace(inspection, desired=lesser)  # what a session sees may follow from what is asked for
+        return lesser, session.inspect(again), left
+
+    def _observed(self, session: Session, scope: Scope, context: StoreContext, apps: Sequence[App]) -> list[Change]:
+        """What would be changed of apps of which nothing is, if they were taken over."""
+        if not apps:
+            return []
+        assert context.server is not None
+        ids = frozenset(app.id for app in apps)
+        desired = tuple(provisioner(context.server.store).desired(apps, context))
+        live = session.inspect(Inspection(context, apps, desired, self.state.secrets, scope.deep))
+        return [change for change in diff(desired, live, ids) if change.resource.app in ids]
 
     def _refuse_lost(self, change: Change, scope: Scope) -> Change:
         lost = [field.field for field in change.fields if field.old == LOST]

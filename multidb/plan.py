@@ -24,6 +24,7 @@ from multidb.validation import Document, Sha256, validated
 
 __all__ = [
     "LOST",
+    "added",
     "Plan",
     "SavedPlan",
     "ServerPlan",
@@ -66,6 +67,8 @@ class ServerPlan:
     notes: tuple[str, ...] = ()
     apps: tuple[str, ...] = ()
     """Those that it serves, of the ones in scope."""
+    left: tuple[Change, ...] = ()
+    """What would be changed of apps that are to be observed, or added to alone, and is not."""
 
     @property
     def digest(self) -> str:
@@ -122,6 +125,11 @@ class Plan:
         return _digest(server.digest for server in self.servers)
 
     @property
+    def left(self) -> tuple[Change, ...]:
+        """What differs and is left as it is, by the mode of its app."""
+        return tuple(change for server in self.servers for change in server.left)
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many changes of each action there are; every action is a key."""
         counted = Counter(change.action for change in self.changes)
@@ -138,6 +146,7 @@ class Plan:
                 {**change_document(change), "cause": change.cause.value if change.cause else None}
                 for change in self.changes
             ],
+            "left": [{**change_document(change), "cause": None} for change in self.left],
             "warnings": [
                 {"subject": warning.subject, "message": warning.message, "hint": warning.fix or None}
                 for warning in self.warnings
@@ -216,6 +225,27 @@ def diff(
         Change(Action.DELETE, None, have) for key, have in there.items() if have.edge and key not in desired_by_key
     ]
     return in_order(without_half_apps(changes))
+
+
+def added(desired: Iterable[Resource], live: Iterable[Resource], apps: frozenset[str]) -> tuple[Resource, ...]:
+    """`desired` as far as nothing is taken from what `live` has and multidb has not made: of the apps named, what is
+    there without a mark is left, what they have too much stays, and what is not multidb's is given nothing.
+    """
+    there, listed = {resource.key: resource for resource in live}, list(desired)
+    keys = {resource.key for resource in listed}
+    unmarked = {key for key, resource in there.items() if resource.marked and resource.owner is None}
+    merged: list[Resource] = []
+    for want in listed:
+        have = there.get(want.key)
+        if want.app not in apps or (want.marked and have is not None and have.owner is not None):
+            merged.append(want)
+        elif have is not None:
+            beside = want.added_to(have)
+            merged += [] if beside is None else [beside]
+        elif want.holder not in unmarked:
+            merged.append(want)
+    surplus = [have for have in there.values() if have.edge and have.key not in keys and have.app in apps]
+    return (*merged, *surplus)
 
 
 def without_half_apps(changes: Iterable[Change]) -> list[Change]:

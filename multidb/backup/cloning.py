@@ -48,12 +48,12 @@ class Cloned:
 
 def entry_for(declaration: Mapping[str, Any], *, shared: bool = False) -> dict[str, Any]:
     """A manifest entry like the app's, without what only one app can have: its tenant, its numbers, its files, whose
-    clone it is.
+    clone it is, and what was there before multidb.
 
     Args:
         shared: with what lets apps reach each other (`shared_options`); without it, the new app reaches nobody.
     """
-    own = ("tenant_id", "backup", "deploy", FILES)
+    own = ("tenant_id", "backup", "deploy", "mode", FILES)
     entry = {name: value for name, value in declaration.items() if name not in own}
     entry["labels"] = {name: text for name, text in entry.get("labels", {}).items() if name not in (CLONE_OF, EXPIRES)}
     unshared = {} if shared else shared_options(declaration)

@@ -291,6 +291,8 @@ def declaration(app: App) -> dict[str, Any]:
         entry["quota"] = {
             store: {"size": f"{quota.size}B", "enforce": str(quota.enforce)} for store, quota in app.quota.items()
         }
+    if app.modes:
+        entry["mode"] = {store: mode.value for store, mode in app.modes.items()}
     if app.files:
         entry["files"] = files_entry(app.files)
     if app.labels:

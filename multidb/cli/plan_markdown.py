@@ -96,6 +96,10 @@ def _lines(server: ServerPlan, verbose: bool) -> Iterator[str]:
     yield from (f"# {note}" for note in server.notes)
     for change in server.changes:
         yield from change_lines(change, verbose=verbose)
+    if server.left:
+        yield "# left as it is, by the mode of the app:"
+    for change in server.left:
+        yield from (f"# {line}" for line in change_lines(change, verbose=verbose))
 
 
 def _warnings(plan: Plan) -> Iterator[str]:

@@ -41,6 +41,10 @@ def plan_sentence(plan: Plan) -> str:
     """What the plan comes to."""
     if plan.in_sync and not plan.asked:
         return "No changes. No server was asked: no app needs one that can be had here. Next: multidb add-app NAME"
+    if plan.in_sync and plan.left:
+        return (
+            f"No changes. {counted(len(plan.left), 'difference is', 'differences are')} left, by the mode of the apps."
+        )
     if plan.in_sync:
         return "No changes. The servers are as the manifest says."
     if not plan.changes:
@@ -137,11 +141,15 @@ def _show_server(output: Output, server: ServerPlan) -> None:
             output.say(f"  {error.hint}")
     for note in server.notes:
         output.say(f"{server.server}: {note}", style="yellow")
-    if not server.changes:
-        return
-    output.say(f"{server.server} ({server.version})", style="bold")
-    _show_changes(output, server.changes)
-    output.say()
+    if server.changes:
+        output.say(f"{server.server} ({server.version})", style="bold")
+        _show_changes(output, server.changes)
+        output.say()
+    if server.left:
+        output.say(f"{server.server}: left as it is, by the mode of the app", style="bold")
+        for change in server.left:
+            _show_change(output, change)
+        output.say()
 
 
 def _show_changes(output: Output, changes: Sequence[Change]) -> None:

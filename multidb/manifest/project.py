@@ -255,6 +255,7 @@ class _Reading:
             deploy=read.deploy,
             rotate=read.rotate,
             files=read.files,
+            modes={store: mode for store, mode in read.mode.items() if store in read.stores},
             where=str(place),
         )
 

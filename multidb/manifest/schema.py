@@ -18,7 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
 
 from multidb.document import APP_ID
-from multidb.model import Address, App, DerivedName, Provisioner, RuntimeKind
+from multidb.model import Address, App, AppMode, DerivedName, Provisioner, RuntimeKind
 from multidb.model.container import Pooler
 from multidb.model.file_options import AppFiles
 from multidb.model.options import (
@@ -225,6 +225,15 @@ class Shape:
                         description="The most that the app should keep in a store: 5GB, or a size and what to do.",
                     ),
                 ),
+                "mode": (
+                    _modes(stores),
+                    Field(
+                        default_factory=dict,
+                        description="How far the manifest decides, for all of the app's stores or by store. "
+                        "authoritative (default): all is made as it says. additive: what is missing is made and "
+                        "granted, what multidb has not made is left. observe: what differs is said, no more.",
+                    ),
+                ),
                 **{
                     name: (
                         _nullable(store.app_options),
@@ -314,6 +323,20 @@ def _section(name: str, models: Mapping[str, Any], *, filled: bool) -> tuple[Any
         {store: (_nullable(model), Field(**cast("Any", default[store]))) for store, model in models.items()},
     )
     return _nullable(section), Field(default_factory=section, description=_DESCRIPTIONS[name])
+
+
+def _modes(stores: Iterable[str]) -> Any:
+    """A mode for every store, or a mapping of stores to modes."""
+    names: Any = cast("Any", Literal)[tuple(stores)] if stores else str
+    dictionary: Any = dict
+    by_store: Any = dictionary[names, AppMode]
+    return Annotated[
+        by_store,
+        BeforeValidator(
+            lambda value: dict.fromkeys(stores, value) if isinstance(value, str) else {} if value is None else value,
+            json_schema_input_type=AppMode | by_store | None,
+        ),
+    ]
 
 
 def _deploy(poolers: Sequence[Pooler]) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol, Self
 
 from multidb.errors import ServerError
 from multidb.model.options import AppBackup, AppDeploy, ContainerOptions, Rotating, Section, StoreOwned
@@ -21,6 +21,7 @@ __all__ = [
     "Action",
     "Alternates",
     "App",
+    "AppMode",
     "Cause",
     "Change",
     "DerivedName",
@@ -76,6 +77,14 @@ class Owner:
         return f"{self.project}/{self.app}"
 
 
+class AppMode(StrEnum):
+    """How far the manifest decides what an app has in a store."""
+
+    OBSERVE = "observe"  # what differs is said, and nothing is changed
+    ADDITIVE = "additive"  # what is missing is made and granted; what multidb has not made is left as it is
+    AUTHORITATIVE = "authoritative"  # what is there is made what the manifest says
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     """One tenant. `stores` has, by the name of each store that it uses, its options there, as that store's own
@@ -91,6 +100,11 @@ class App:
     deploy: AppDeploy = field(default_factory=AppDeploy)  # how its own container is run
     rotate: Rotating = None  # how old its credentials may become; None: as the project says
     files: Mapping[str, str] = field(default_factory=dict)  # by name in its sets, where some of its files are
+    modes: Mapping[str, AppMode] = field(default_factory=dict)  # by store, where it is not authoritative
+
+    def mode(self, store: str) -> AppMode:
+        """How far the manifest decides there."""
+        return self.modes.get(store, AppMode.AUTHORITATIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +209,16 @@ class Resource:
     def key(self) -> tuple[str, str]:
         """What identifies it on its server."""
         return (self.kind, self.name)
+
+    @property
+    def holder(self) -> tuple[str, str] | None:
+        """The key of what it is given to, where that is a resource of its own; None: it stands alone."""
+        return None
+
+    def added_to(self, live: Self) -> Self | None:
+        """What is wanted beside what is there, where nothing of that may be taken: it is left as it is. None: nothing
+        can be said of it, such as what password somebody else's login should have."""
+        return dataclasses.replace(live, app=self.app)
 
     def compared(self) -> dict[str, object]:
         """The fields that take part in the comparison, by name, without the identity."""

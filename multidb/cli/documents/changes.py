@@ -126,6 +126,8 @@ class PlannedChanges(DocumentPart):
     counts: dict[Action, int]
     servers: list[PlannedServerDocument]
     changes: list[ChangeDocument]
+    left: list[ChangeDocument]
+    """What differs and is left as it is, by the mode of its app."""
     warnings: list[WarningDocument]
 
 

@@ -137,7 +137,8 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
     roles = [_role(row, desired, inspection, facts) for row in document["roles"] or []]
     owners = {role.name: role.owner for role in roles}
     resources: list[Resource] = [*roles]
-    resources += _memberships(document["memberships"] or [], desired, owners, facts)
+    apps = {name.name: app.id for app in inspection.apps for name in derived_names(app)}
+    resources += _memberships(document["memberships"] or [], desired, owners, apps, facts)
     insides: list[Inside] = []
     beside, everywhere = _standing_beside(inspection), document["everywhere"] or {}
     for row in document["databases"] or []:
@@ -240,8 +241,10 @@ def _memberships(
     rows: Iterable[Sequence[Any]],
     desired: Mapping[tuple[str, str], Resource],
     owners: Mapping[str, Owner | None],
+    apps: Mapping[str, str],
     facts: PostgresFacts,
 ) -> Iterator[Membership]:
+    """The live memberships, also of roles that carry no mark and are called as an app's (`apps`)."""
     grants: dict[tuple[str, str], list[Sequence[Any]]] = {}
     for row in rows:
         grants.setdefault((row[0], row[1]), []).append(row)
@@ -251,7 +254,7 @@ def _memberships(
         owner = owners.get(role) or owners.get(member)
         membership = Membership(
             name=name,
-            app=owner.app if owner else None,
+            app=owner.app if owner else apps.get(role) or apps.get(member),
             role=role,
             member=member,
             # The server makes the creator of a role its administrator; an admin may give itself the rest anyway.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource, StoreContext
 from multidb.provisioners.postgres.provision import scram
@@ -147,6 +147,9 @@ class Role(Resource):
     secret: str = field(default="", compare=False)  # name of the password in the secret store
     purpose: str = field(default="", compare=False)
 
+    def added_to(self, live: Self) -> None:
+        """Whoever has made it has given its credentials to somebody."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Membership(Resource):
@@ -162,6 +165,10 @@ class Membership(Resource):
     inherit: bool | None = None
     set_role: bool | None = None
     grantors: tuple[str, ...] = field(default=(), compare=False)  # who gave it, one grant each
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        return (Role.kind, self.member)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +195,9 @@ class Access(Resource):
     allow_connections: bool = True
     privileges: frozenset[tuple[str, str]]
 
+    def added_to(self, live: Self) -> Self:
+        return replace(live, app=self.app, privileges=self.privileges | live.privileges)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Resource):
@@ -202,6 +212,10 @@ class Settings(Resource):
     unlike: frozenset[tuple[bool, str, str | None]] = frozenset()
     """(in this database or everywhere, name, value) of other settings that the login in the app's variables has and
     this one has not; no value: this one has it alone. Only while both are to work, since either may be come with."""
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        return (Role.kind, self.role)
 
 
 MANAGED_SETTINGS = frozenset(
@@ -242,6 +256,24 @@ class Interior(Resource):
     on_members: frozenset[tuple[str, str]] = frozenset()
     """(DELETE, quoted name) that `read_only_role` holds on tables of extensions: nothing gives it any, but earlier
     versions did, with a right on all tables of a schema."""
+
+    def added_to(self, live: Self) -> Self:
+        """What has another owner keeps it, and the app's owner is let in."""
+        in_schema = self.schema_privileges | live.schema_privileges
+        if live.schema_owner != self.role:
+            in_schema |= {(self.role, "USAGE"), (self.role, "CREATE")}
+        makers = (self.large_objects or frozenset()) | (live.large_objects or frozenset())
+        return replace(
+            self,
+            schema_owner=live.schema_owner,
+            schema_privileges=in_schema,
+            default_privileges=self.default_privileges | live.default_privileges,
+            extensions=self.extensions | live.extensions,
+            large_objects=None if self.large_objects is None else makers,
+            misowned=live.misowned,
+            on_members=live.on_members,
+            revision=live.revision,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- names, secrets

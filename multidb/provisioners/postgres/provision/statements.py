@@ -42,6 +42,12 @@ __all__ = [
     "variable",
 ]
 
+_OF_OTHERS = {
+    "TABLES": "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER",
+    "SEQUENCES": "SELECT, USAGE, UPDATE",
+    "ROUTINES": "EXECUTE",
+}
+"""What an app's owner is given on what is another's and stays so."""
 UNFINISHED = "unfinished"  # stands in a database's mark until its inside is done
 RESTORED = "0" * 8  # the revision of an inside that came back with the rights it had: what is missing is added, no more
 MARK_PREFIX = "multidb:"
@@ -353,7 +359,7 @@ def _left(login: str, facts: PostgresFacts) -> str:
 def _interior(change: Change, interior: Interior, context: StoreContext) -> Iterator[str]:
     live, facts = change.live if isinstance(change.live, Interior) else None, PostgresFacts.of(context.facts)
     yield from _schema(live, interior, facts)
-    yield from _objects(live, facts)  # after the schema: the owner must be allowed to have things there
+    yield from _objects(live, interior, facts)  # after the schema: the owner must be allowed to have things there
     yield from _default_privileges(live, interior, facts)
     yield from _large_objects(live, interior)
     if live is not None and not live.revision:
@@ -370,9 +376,9 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
         yield f"COMMENT ON DATABASE {identifier(interior.name)} IS {literal(text)}"
 
 
-def _objects(live: Interior | None, facts: PostgresFacts) -> Iterator[str]:
+def _objects(live: Interior | None, interior: Interior, facts: PostgresFacts) -> Iterator[str]:
     """Objects of another owner: each by name, since REASSIGN OWNED would also move what that role owns elsewhere."""
-    if live is None or not live.misowned:
+    if live is None or not live.misowned - interior.misowned:
         return
     assert live.app is not None
     # Who is no superuser takes things from roles that it belongs to; it administers the app's, so it may join them.
@@ -519,11 +525,17 @@ def _existing_objects(live: Interior, interior: Interior) -> Iterator[str]:
     """Default privileges never reach what exists already."""
     for schema in live.schemas:
         yield f"GRANT USAGE ON SCHEMA {schema} TO {identifier(interior.readers)}, {identifier(interior.writers)}"
-    of_owner = (entry[1:] for entry in interior.default_privileges if entry[0] == interior.role)
+        if interior.misowned:
+            yield f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {identifier(interior.role)}"
+    defaults = (entry for entry in interior.default_privileges if entry[2] != PUBLIC)  # of another's, what stays
+    of_owner = (entry[1:] for entry in defaults if entry[0] == interior.role)
     for kind, grantees, privileges in _by_kind(of_owner):
         if kind != "SCHEMAS":
             for things in _existing(live, "ROUTINES" if kind == "FUNCTIONS" else kind):
                 yield f"GRANT {privileges} ON {things} TO {grantees}"
+    for kind, privileges in _OF_OTHERS.items() if interior.misowned else ():  # which stay theirs
+        for things in _existing(live, kind):
+            yield f"GRANT {privileges} ON {things} TO {identifier(interior.role)}"
 
 
 def _existing(live: Interior, kind: str) -> Iterator[str]:

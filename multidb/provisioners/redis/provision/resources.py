@@ -6,7 +6,7 @@ import hashlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource, StoreContext
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
@@ -121,6 +121,9 @@ class AclUser(Resource):
     scripts: bool = False
     read_only: bool = field(default=False, compare=False)  # the app's rule is the one without commands that grow
     alternate: Alternate = field(default=Alternate.FIRST, compare=False)
+
+    def added_to(self, live: Self) -> None:
+        """Whoever has made it has given its password to somebody."""
 
 
 @dataclass(frozen=True, kw_only=True)

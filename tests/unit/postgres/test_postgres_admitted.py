@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import interior, summary
+from multidb.provisioners.postgres.provision import interior, reading, summary
 from multidb.provisioners.postgres.provision.admitted import FORMS, QUERIES, require
 from multidb.provisioners.postgres.provision.statements import NOTHING_PREPARED, identifier, literal
 
@@ -87,6 +87,12 @@ def test_every_form_says_why_and_is_in_the_decisions_table_which_has_no_others()
     *statements, queries = [re.findall("`([^`]+)`", row.split(" | ")[0]) for row in rows[1:]]
     titles = [title for row in statements for title in row]
     assert sorted(titles) == sorted(form.title for form in FORMS)
-    modules = {"interior": interior, "inventory": inventory, "summary": summary, "usage": usage}
+    modules = {
+        "interior": interior,
+        "inventory": inventory,
+        "reading": reading,
+        "summary": summary,
+        "usage": usage,
+    }
     named = [getattr(modules[name.split(".")[0]], name.split(".")[1]) for name in queries]
     assert sorted(named) == sorted(QUERIES)

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from pydantic import ValidationError
 
-from multidb.model import App, Endpoint, Isolation
+from multidb.model import App, Endpoint, Isolation, Owner
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.isolation.level import isolation
 from multidb.provisioners.postgres.observe.advice import advise
@@ -26,6 +26,7 @@ from multidb.provisioners.postgres.provision.resources import (
     Interior,
     Membership,
     PostgresFacts,
+    ReaderLogin,
     Role,
     ServerDatabase,
     ServerDatabaseFacts,
@@ -66,6 +67,19 @@ def test_an_extension_name_is_checked(name: str) -> None:
 
 def test_extensions_are_a_set() -> None:
     assert AppOptions(extensions=("uuid-ossp", "ltree", "ltree")).extensions == ("ltree", "uuid-ossp")
+
+
+@pytest.mark.parametrize(
+    "readers",
+    [
+        *({"Analytics": {}}, {"a_b": {}}, {"user": {}}, {"a" * 17: {}}, {"": {}}),
+        *({"a": {"tables": [table]}} for table in ("orders", ".orders", "public.", "public." + "x" * 64, "public.a\0")),
+        {"a": {"tables": "some"}},
+    ],
+)
+def test_a_reader_with_another_name_or_table_is_refused(readers: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        AppOptions.model_validate({"readers": readers})
 
 
 def test_an_unknown_option_is_refused() -> None:
@@ -138,7 +152,47 @@ def test_what_a_version_has_no_right_for_is_refused_for_that_app(
 
 
 def test_a_longest_id_fits() -> None:
-    assert all(len(name.name.encode()) <= name.limit for name in derived_names(app("a" * 31)))
+    longest = app("a" * 31, readers={"b" * 16: {}})
+    assert all(len(name.name.encode()) <= name.limit for name in derived_names(longest))
+
+
+def test_what_a_reader_has_takes_names_and_passwords_of_its_own() -> None:
+    made = app(readers={"bi": {"tables": ["public.orders"]}})
+    roles = {name.name for name in derived_names(made)} - {name.name for name in derived_names(app())}
+    assert roles == {"lernmi_reads_bi", "lernmi_reader_bi", "lernmi_reader_bi_b"}
+    slots = {spec.ref.name for spec in secrets(made)} - {spec.ref.name for spec in secrets(app())}
+    assert slots == {"reader_bi", "reader_bi_verifier", "reader_bi_b", "reader_bi_b_verifier"}
+
+
+def test_a_login_of_a_reader_that_is_gone_is_turned_off_and_nobody_elses() -> None:
+    digi, lernmi = Owner("digi", "lernmi"), "lernmi_reader_gone"
+    logins = (
+        ReaderLogin(digi, lernmi, 3),
+        ReaderLogin(digi, "lernmi_reader_bi", 3),
+        ReaderLogin(Owner("other", "lernmi"), "lernmi_reader_theirs", 3),
+        ReaderLogin(Owner("digi", "another"), "another_reader_bi", 3),
+    )
+    desired_of = desired([app(readers={"bi": {}})], context(facts(reader_logins=logins)))
+    off = [role for role in desired_of if isinstance(role, Role) and not role.login and role.secret]
+    assert [(role.name, role.password, role.connection_limit) for role in off] == [(lernmi, None, 3)]
+
+
+@pytest.mark.parametrize(
+    ("replica", "at"),
+    [("replica.example.com", "replica.example.com:5432"), ("10.0.0.2:6000", "10.0.0.2:6000"), ("[::2]:6", "[::2]:6")],
+)
+def test_what_only_reads_is_led_to_the_replica(replica: str, at: str) -> None:
+    made = app(readers={"bi": {}}, replica=replica)
+    variables = env(made, context(), Endpoint("db", 5432), lambda _: Secret("x"))
+    assert variables["LERNMI_DB_READONLY_URL"] == Secret(f"postgresql://lernmi_readonly:x@{at}/lernmi")
+    assert variables["LERNMI_DB_READER_BI_URL"] == Secret(f"postgresql://lernmi_reader_bi:x@{at}/lernmi")
+    assert variables["DATABASE_URL"] == Secret("postgresql://lernmi_user:x@db:5432/lernmi")
+
+
+@pytest.mark.parametrize("replica", ["a b", "http://a", "a:b", "a:1/x", "a,b", "[::1", ""])
+def test_a_replica_is_a_host(replica: str) -> None:
+    with pytest.raises(ValidationError):
+        AppOptions(replica=replica)
 
 
 def test_an_app_and_one_named_like_its_role_collide() -> None:

@@ -160,6 +160,8 @@ def _loadable(part: Part, where: str) -> Beyond:
 def _roles(databases: Databases, place: Place, part: Part, role: str) -> Mapping[str, str | None]:
     source, here = str(part.details["app"]), set(databases.delegates.roles(place.app))
     theirs = [derived.name for derived in derived_names(App(source, source, {})) if derived.space == "postgres role"]
+    # Of readers, which a manifest names, those that the app has here.
+    theirs += [source + name.removeprefix(place.app.id) for name in here]
     ours = {name: place.app.id + name.removeprefix(source) for name in theirs}
     return {**{name: other if other in here else None for name, other in ours.items()}, f"{source}_owner": role}
 

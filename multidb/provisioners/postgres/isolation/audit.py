@@ -17,8 +17,9 @@ from multidb.model import Outcome, Probe, Tenant
 from multidb.provisioners.postgres.driver.connection import Answer, Connection
 from multidb.provisioners.postgres.provision.databases import database_names
 from multidb.provisioners.postgres.provision.logins import Login, enter, logins
-from multidb.provisioners.postgres.provision.options import ServerOptions
-from multidb.provisioners.postgres.provision.resources import PostgresFacts
+from multidb.provisioners.postgres.provision.options import STORE, AppOptions, ServerOptions
+from multidb.provisioners.postgres.provision.resources import PostgresFacts, only_reads
+from multidb.provisioners.postgres.provision.roles import READER
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import generate
 
@@ -233,9 +234,10 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
         owning = next((session for session in sessions if session.login.purpose == "migrate"), user)
         for session in sessions:
             yield from session.at_the_server(owning=session is owning)
-            if session.login.purpose == "readonly":
+            if only_reads(session.login.purpose):
                 yield from map(session.tried, _OF_THE_READER)
                 yield from session.at_large_objects()
+                yield from session.at_tables_of_others()
         yield from owning.at_further_databases(_OF_ITS_OWN_DATABASE)
         for victim in victims:
             for act in _OF_OTHERS:
@@ -404,6 +406,16 @@ class _Attack:
             for act in _OF_SESSIONS:
                 detail = f"there is no session of {victim.app.id} to try it on: {error.message}"[:_SHOWN]
                 yield Probe(self._attacker.app.id, victim.app.id, act.name, Outcome.REFUSED, Outcome.BROKEN, detail)
+
+    def at_tables_of_others(self) -> Iterator[Probe]:
+        """What a reader by table may read beside its tables."""
+        reader = AppOptions.of(self._attacker.app.stores[STORE]).readers.get(self.login.purpose.removeprefix(READER))
+        if reader is None or isinstance(reader.tables, str):
+            return
+        given = ", ".join(map(literal, reader.tables))
+        text = f"{_READABLE} AND NOT ARRAY[n.nspname || '.*', n.nspname || '.' || c.relname] && ARRAY[{given}]::text[]"
+        name = f"read other tables with the login of {self.login.purpose}"
+        yield self.tried(_Act(name, text.replace("{", "{{").replace("}", "}}"), counts=True))
 
     def at_further_databases(self, acts: Sequence[_Act], victim: Tenant | None = None) -> Iterator[Probe]:
         """The same for the databases that an app has beside its own: the victim, or the attacker itself."""

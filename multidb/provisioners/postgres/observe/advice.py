@@ -39,4 +39,5 @@ def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
 
 def _connections(options: AppOptions) -> int:
     migrations = MIGRATE_CONNECTIONS if options.roles == "split" else 0
-    return options.connection_limit + options.readonly_connection_limit + migrations
+    readers = sum(reader.connection_limit for reader in options.readers.values())
+    return options.connection_limit + options.readonly_connection_limit + readers + migrations

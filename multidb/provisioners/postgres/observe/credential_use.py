@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
 from multidb.model import CredentialUse
 from multidb.provisioners.postgres.provision.resources import PURPOSES
-from multidb.provisioners.postgres.provision.roles import AppNames, slot_of
+from multidb.provisioners.postgres.provision.roles import READER, AppNames, slot_of
 from multidb.secrets import Alternate
 
 __all__ = ["QUERY", "logins", "parameters", "read"]
 
-# $1: logins (JSON array). Address and time are null for who may not see another's sessions.
-QUERY: Final = """
-SELECT coalesce(json_agg(json_build_array(usename, host(client_addr), sessions, since) ORDER BY usename, client_addr),
-                '[]')
-FROM (SELECT usename, client_addr, count(*) AS sessions, min(backend_start) AS since FROM pg_stat_activity
-      WHERE usename IN (SELECT json_array_elements_text($1::json)) GROUP BY 1, 2) s"""
+# $1: logins (JSON array), $2: apps, each with whether it is about the second logins of its readers (JSON object), whom
+# the manifest names: their marks say whose they are. Address and time are null for who may not see others' sessions.
+QUERY: Final = f"""
+WITH reader AS MATERIALIZED (
+  SELECT r.rolname, a.key AS app FROM json_each_text($2::json) a
+  JOIN pg_roles r ON starts_with(r.rolname, a.key || '_{READER}') AND (right(r.rolname, 2) = '_b') = a.value::bool
+  JOIN pg_shdescription d ON d.objoid = r.oid AND d.classoid = 'pg_authid'::regclass
+    AND starts_with(d.description, 'multidb:') AND split_part(split_part(d.description, ' ', 1), '/', 2) = a.key)
+SELECT coalesce(json_agg(json_build_array(usename, app, host(client_addr), sessions, since)
+                         ORDER BY usename, client_addr), '[]')
+FROM (SELECT a.usename, r.app, a.client_addr, count(*) AS sessions, min(a.backend_start) AS since
+      FROM pg_stat_activity a LEFT JOIN reader r ON r.rolname = a.usename
+      WHERE a.usename IN (SELECT json_array_elements_text($1::json)) OR r.app IS NOT NULL GROUP BY 1, 2, 3) s"""  # noqa: S608
 
 
 def logins(credentials: Mapping[str, Alternate]) -> dict[str, str]:
@@ -35,9 +42,10 @@ def logins(credentials: Mapping[str, Alternate]) -> dict[str, str]:
     }
 
 
-def parameters(names: Iterable[str]) -> tuple[str]:
+def parameters(credentials: Mapping[str, Alternate]) -> tuple[str, str]:
     """What `QUERY` is asked with."""
-    return (json.dumps(list(names)),)
+    seconds = {app: alternate is Alternate.SECOND for app, alternate in credentials.items()}
+    return json.dumps(list(logins(credentials))), json.dumps(seconds)
 
 
 def read(answer: str, apps: Mapping[str, str]) -> dict[str, list[CredentialUse]]:
@@ -47,7 +55,7 @@ def read(answer: str, apps: Mapping[str, str]) -> dict[str, list[CredentialUse]]
         apps: by login, whose it is.
     """
     uses: dict[str, list[CredentialUse]] = {}
-    for login, address, sessions, since in json.loads(answer):
+    for login, reads_of, address, sessions, since in json.loads(answer):
         use = CredentialUse(login, sessions, address or "", datetime.fromisoformat(since) if since else None)
-        uses.setdefault(apps[login], []).append(use)
+        uses.setdefault(apps.get(login, reads_of), []).append(use)
     return uses

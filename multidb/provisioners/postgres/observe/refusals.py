@@ -11,7 +11,7 @@ from multidb.document import printable
 from multidb.model import App, Refusal
 from multidb.provisioners.postgres.provision.databases import database_names
 from multidb.provisioners.postgres.provision.options import AppOptions
-from multidb.provisioners.postgres.provision.roles import AppNames
+from multidb.provisioners.postgres.provision.resources import derived_names
 
 __all__ = ["LINE_PREFIX", "logged_refusals"]
 
@@ -35,7 +35,8 @@ def logged_refusals(app: App, lines: Iterable[str]) -> Sequence[Refusal]:
     Logins that failed are not among them: a session has no application name yet then, so that an audit's and the app's
     look alike. Whoever tried knows.
     """
-    databases, logins = database_names(app), AppNames.of(app.id).logins
+    databases = database_names(app)
+    logins = {name.name for name in derived_names(app) if name.space == "postgres role"}
     kept: dict[str, Refusal] = {}
     for line in lines:
         match = _LINE.match(line)

@@ -15,7 +15,7 @@ from typing import Final
 from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import interior, summary
+from multidb.provisioners.postgres.provision import interior, reading, summary
 from multidb.provisioners.postgres.provision.statements import NOTHING_PREPARED
 
 __all__ = ["FORMS", "QUERIES", "Form", "require"]
@@ -70,8 +70,9 @@ FORMS: Final = (
         f"{_CATALOG_ONLY}; the functions are the server's own, and are not called",
     ),
     Form(
-        "ALTER DEFAULT PRIVILEGES FOR ROLE",
-        rf"ALTER DEFAULT PRIVILEGES FOR ROLE {_NAME} (?:GRANT|REVOKE) {_RIGHTS} ON [A-Z]+ (?:TO|FROM) {_NAMES}",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE [IN SCHEMA]",
+        rf"ALTER DEFAULT PRIVILEGES FOR ROLE {_NAME}(?: IN SCHEMA {_NAME})? "
+        rf"(?:GRANT|REVOKE) {_RIGHTS} ON [A-Z]+ (?:TO|FROM) {_NAMES}",
         _CATALOG_ONLY,
     ),
     Form("GRANT role TO role [WITH INHERIT TRUE]", rf"GRANT {_NAME} TO {_NAME}(?: WITH INHERIT TRUE)?", _CATALOG_ONLY),
@@ -124,6 +125,7 @@ QUERIES: Final = (
     interior.INTERIOR_TO_TAKE_OVER,
     interior.EVENT_TRIGGERS,
     summary.QUERY,
+    reading.READING,
     usage.INSIDE,
     inventory.INSIDE,
     inventory.LENT,

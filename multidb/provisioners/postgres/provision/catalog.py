@@ -16,7 +16,7 @@ from typing import Any
 from multidb.model import Inspection, Owner, Resource
 from multidb.provisioners.postgres.backup.places import DELEGATES
 from multidb.provisioners.postgres.provision import scram
-from multidb.provisioners.postgres.provision.options import duration_of, duration_text
+from multidb.provisioners.postgres.provision.options import STORE, AppOptions, duration_of, duration_text
 from multidb.provisioners.postgres.provision.resources import (
     MANAGED_SETTINGS,
     PURPOSES,
@@ -30,6 +30,7 @@ from multidb.provisioners.postgres.provision.resources import (
     Settings,
     derived_names,
     password_ref,
+    purposes,
     verifier_ref,
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, AppNames, slot_of
@@ -308,6 +309,7 @@ def privileges_of(rows: Iterable[Sequence[Any]] | None) -> frozenset[tuple[str, 
 
 def _standing_beside(inspection: Inspection) -> dict[str, dict[str, str]]:
     """By database, each login that works beside the one of the same purpose in the app's variables, and that one."""
+    by_app = {app.id: purposes(AppOptions.of(app.stores[STORE])) for app in inspection.apps}
     beside: dict[str, dict[str, str]] = {}
     for app, alternates in inspection.context.alternates.items():
         names = AppNames.of(app)
@@ -315,7 +317,7 @@ def _standing_beside(inspection: Inspection) -> dict[str, dict[str, str]]:
         for other in alternates.working - {alternates.current}:
             logins = {
                 names.login(slot_of(purpose, other)): names.login(slot_of(purpose, alternates.current))
-                for purpose in PURPOSES
+                for purpose in by_app.get(app, PURPOSES)
             }
             beside |= dict.fromkeys(databases, logins)
     return beside

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from urllib.parse import quote, urlencode
 
 from multidb.model import App, Endpoint, StoreContext
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
-from multidb.provisioners.postgres.provision.resources import password_ref
+from multidb.provisioners.postgres.provision.resources import only_reads, password_ref, reading_variables
 from multidb.provisioners.postgres.provision.roles import AppNames, slot_of
 from multidb.secrets import Alternate, Secret, SecretRef
 
 __all__ = ["env"]
+
+_PORT = re.compile(r":[0-9]+$")
 
 
 def env(
@@ -37,6 +40,7 @@ def _env_at(
 ) -> dict[str, str | Secret]:
     authority = endpoint.params.get("sslrootcert")
     libpq = {name: endpoint.params[name] for name in ("sslmode", "sslrootcert") if name in endpoint.params}
+    options = AppOptions.of(app.stores[STORE])
     # asyncpg calls libpq's sslmode plain ssl, and finds the authority in libpq's variable
     asyncpg = {"ssl": libpq["sslmode"]} if "sslmode" in libpq else {}
 
@@ -44,15 +48,18 @@ def _env_at(
         login = slot_of(purpose, current)
         password = quote(secret(password_ref(app.id, login)).reveal(), safe="")
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        at = f"{host}:{endpoint.port}"
+        if options.replica is not None and only_reads(purpose):
+            at = options.replica if _PORT.search(options.replica) else f"{options.replica}:5432"
         tail = f"?{urlencode(tls, safe='/')}" if tls else ""
         user = quote(AppNames.of(app.id).login(login), safe="")
-        return Secret(f"{scheme}://{user}:{password}@{host}:{endpoint.port}/{quote(database, safe='')}{tail}")
+        return Secret(f"{scheme}://{user}:{password}@{at}/{quote(database, safe='')}{tail}")
 
     prefix = app.id.upper()
     variables: dict[str, str | Secret] = {
         "DATABASE_URL": url("user"),
         f"{prefix}_DB_URL": url("user"),
-        f"{prefix}_DB_READONLY_URL": url("readonly"),
+        **{name: url(purpose) for name, purpose in reading_variables(app).items()},
         "DATABASE_URL_ASYNC": url("user", "postgresql+asyncpg", asyncpg),
         "POSTGRES_HOST": endpoint.host,
         "POSTGRES_PORT": str(endpoint.port),
@@ -62,7 +69,6 @@ def _env_at(
     }
     if authority:
         variables["PGSSLROOTCERT"] = authority
-    options = AppOptions.of(app.stores[STORE])
     if options.roles == "split":
         variables[f"{prefix}_DB_MIGRATE_URL"] = url("migrate")
     if options.test_database:  # by the login that may make tables: whoever runs tests begins with migrations

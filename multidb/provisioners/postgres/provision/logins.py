@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from multidb.errors import AuthenticationFailed, NotAllowed
 from multidb.model import Tenant
 from multidb.provisioners.postgres.driver.connection import Connection, Traffic
+from multidb.provisioners.postgres.provision.resources import reading_variables
 from multidb.secrets import Secret
 
 __all__ = ["Login", "enter", "logins"]
@@ -20,7 +21,7 @@ __all__ = ["Login", "enter", "logins"]
 @dataclass(frozen=True, slots=True)
 class Login:
     """A login of an app: its name on the server, its password, and what it is for (``user``, ``readonly``,
-    ``migrate``)."""
+    ``migrate``, ``reader_<name>``)."""
 
     user: str
     password: Secret
@@ -32,7 +33,7 @@ def logins(tenant: Tenant) -> Iterator[Login]:
     prefix = tenant.app.id.upper()
     variables = {
         "user": "DATABASE_URL",
-        "readonly": f"{prefix}_DB_READONLY_URL",
+        **{purpose: variable for variable, purpose in reading_variables(tenant.app).items()},
         "migrate": f"{prefix}_DB_MIGRATE_URL",
     }
     for purpose, variable in variables.items():

@@ -11,10 +11,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from multidb.model.options import ContainerOptions, Section
 
-__all__ = ["NAME_LIMIT", "STORE", "AppOptions", "Duration", "ServerOptions", "duration_of", "duration_text"]
+__all__ = ["NAME_LIMIT", "STORE", "AppOptions", "Duration", "Reader", "ServerOptions", "duration_of", "duration_text"]
 
 STORE = "postgres"
 NAME_LIMIT = 63  # bytes; the server cuts longer names silently
+_READER = re.compile("[a-z][a-z0-9]{0,15}")
+_NO_READERS = frozenset({"owner", "rw", "ro", "user", "readonly", "migrate", "restricted"})  # of an app app_reader
+_LISTED = ", ".join(sorted(_NO_READERS))
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?")
 _UNITS: Mapping[str, float] = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -56,6 +59,35 @@ Duration = Annotated[
 ]
 
 
+def _reader_names(readers: Mapping[str, Reader]) -> Mapping[str, Reader]:
+    for name in readers:
+        if not _READER.fullmatch(name) or name in _NO_READERS:
+            raise ValueError(f"{name!r} is no name of a reader: 1 to 16 letters a-z and digits, and none of {_LISTED}")
+    return readers
+
+
+def _tables(tables: tuple[str, ...] | str) -> tuple[str, ...] | str:
+    for table in () if isinstance(tables, str) else tables:
+        schema, _, name = table.partition(".")
+        if not schema or not name or "\0" in table or max(len(schema.encode()), len(name.encode())) > NAME_LIMIT:
+            raise ValueError(f"must be all, or tables such as public.orders and public.*, not {table!r}")
+    return tables if isinstance(tables, str) else tuple(sorted(set(tables)))
+
+
+class Reader(Section):
+    """A further login of the app that only reads."""
+
+    tables: Annotated[tuple[str, ...] | Literal["all"], AfterValidator(_tables)] = Field(
+        default="all",
+        json_schema_extra={"errorMessage": "must be all, or a list of tables such as public.orders and public.*"},
+        description="What it may read: all, as the read-only login; or tables by schema and name. public.* are those "
+        "of a schema, also later ones; a table that is made anew gets its right by the next apply.",
+    )
+    connection_limit: int = Field(
+        default=5, ge=1, le=10_000, description="Connections that the login may hold at a time."
+    )
+
+
 class AppOptions(Section):
     """``apps.<app>.postgres``: what one app wants of its database."""
 
@@ -82,6 +114,18 @@ class AppOptions(Section):
     )
     readonly_connection_limit: int = Field(
         default=5, ge=1, le=10_000, description="Connections that the read-only login may hold at a time."
+    )
+    readers: Annotated[dict[str, Reader], AfterValidator(_reader_names)] = Field(
+        default_factory=dict,
+        description="Further logins that only read, by name: <app>_reader_<name>, whose address is "
+        "<APP>_DB_READER_<NAME>_URL.",
+    )
+    replica: str | None = Field(
+        default=None,
+        pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$",
+        json_schema_extra={"errorMessage": "must be a host, with or without a port: replica.example.com:5432"},
+        description="Where the addresses of logins that only read lead to: a replica of the server, HOST or HOST:PORT, "
+        "as the app sees it. multidb itself asks the server.",
     )
     statement_timeout: Duration = Field(
         default=timedelta(seconds=30),

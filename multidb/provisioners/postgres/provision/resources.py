@@ -14,8 +14,15 @@ from typing import ClassVar, Self
 from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource, StoreContext
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.databases import database_names
-from multidb.provisioners.postgres.provision.options import NAME_LIMIT, STORE, AppOptions, ServerOptions, duration_text
-from multidb.provisioners.postgres.provision.roles import AppNames, slot_of
+from multidb.provisioners.postgres.provision.options import (
+    NAME_LIMIT,
+    STORE,
+    AppOptions,
+    Reader,
+    ServerOptions,
+    duration_text,
+)
+from multidb.provisioners.postgres.provision.roles import READER, AppNames, reader_purpose, slot_of
 from multidb.secrets import Alternate, SecretRef, SecretSpec
 
 __all__ = [
@@ -32,6 +39,8 @@ __all__ = [
     "Interior",
     "Membership",
     "PostgresFacts",
+    "ReaderLogin",
+    "Reading",
     "Role",
     "SecondLogin",
     "ServerDatabase",
@@ -40,7 +49,10 @@ __all__ = [
     "alternates",
     "derived_names",
     "desired",
+    "only_reads",
     "password_ref",
+    "purposes",
+    "reading_variables",
     "secrets",
     "verifier_ref",
 ]
@@ -50,6 +62,7 @@ PURPOSES = ("user", "readonly", "migrate")
 """What an app has logins for; the last where its roles are split."""
 MIGRATE_CONNECTIONS = 5
 """How many an app's login for migrations may have."""
+_READS = "login of a reader"
 MAINTAIN_SINCE = 170000
 """The server version that has a right to maintain a table without owning it."""
 LARGE_OBJECTS = {
@@ -104,12 +117,22 @@ class PostgresFacts(Facts):
     server_databases: tuple[ServerDatabaseFacts, ...] = ()
     extensions: Mapping[str, Extension] = field(default_factory=dict)
     seconds: tuple[SecondLogin, ...] = ()
+    reader_logins: tuple[ReaderLogin, ...] = ()
     stale_collations: tuple[str, ...] = ()  # databases made under another version of the system's collations
 
     @property
     def membership_options(self) -> bool:
         """Whether a membership says if it is inherited and may be switched to (``WITH INHERIT .., SET ..``)."""
         return self.number >= 160000
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderLogin:
+    """A login of a reader that is on, by its mark, whether or not the manifest still has it."""
+
+    owner: Owner
+    name: str
+    connection_limit: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +299,28 @@ class Interior(Resource):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading(Resource):
+    """What a reader may read in a database, by table: its role has that, and nothing else."""
+
+    kind: ClassVar[str] = "reader's rights"
+    rank: ClassVar[int] = 70
+
+    role: str
+    tables: frozenset[tuple[str, str]]
+    """(schema, table), or * for all of a schema, also later ones. Live: what it may read, and what is not there."""
+    surplus: frozenset[tuple[str, str]] = frozenset()
+    """(schema, table) on which it has another right; no table: on the schema; *: on what the owner makes there."""
+    database: str = field(default="", compare=False)
+    tables_owner: str = field(default="", compare=False)
+    lacking: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # the tables that it may not read
+    schemas: frozenset[str] = field(default=frozenset({"public"}), compare=False)  # of `tables`, those that are there
+
+    def added_to(self, live: Self) -> Self:
+        """What it may read besides, it keeps."""
+        return replace(self, surplus=live.surplus)
+
+
 # ---------------------------------------------------------------------------------------------------- names, secrets
 
 
@@ -294,6 +339,13 @@ def derived_names(app: App) -> tuple[DerivedName, ...]:
         names.migrate_b: "the migration login that a rotation switches to",
         names.over_quota: "the role over its quota",
     }
+    for reader in _readers(app):
+        purpose = reader_purpose(reader)
+        roles |= {
+            names.reads(reader): f"the role of the reader {reader}",
+            names.login(purpose): f"the login of the reader {reader}",
+            names.login(slot_of(purpose, Alternate.SECOND)): f"the login of the reader {reader} that a rotation makes",
+        }
     databases = {
         name: "the database" if name == names.database else "the test database" for name in database_names(app)
     }
@@ -320,7 +372,7 @@ def secrets(app: App) -> tuple[SecretSpec, ...]:
     """A password for each login, and the verifier made of it, which is all that the server is told."""
     specs: list[SecretSpec] = []
     for alternate in Alternate:
-        for purpose in _purposes(AppOptions.of(app.stores[STORE])):
+        for purpose in purposes(AppOptions.of(app.stores[STORE])):
             slot = slot_of(purpose, alternate)
             password, verifier = password_ref(app.id, slot), verifier_ref(app.id, slot)
             specs += [
@@ -330,8 +382,36 @@ def secrets(app: App) -> tuple[SecretSpec, ...]:
     return tuple(specs)
 
 
-def _purposes(options: AppOptions) -> tuple[str, ...]:
-    return PURPOSES if options.roles == "split" else PURPOSES[:2]
+def purposes(options: AppOptions) -> tuple[str, ...]:
+    """What the app has logins for."""
+    usual = PURPOSES if options.roles == "split" else PURPOSES[:2]
+    return (*usual, *map(reader_purpose, options.readers))
+
+
+def _by_table(database: str, names: AppNames, options: AppOptions) -> Mapping[str, frozenset[tuple[str, str]]]:
+    """By reader that reads some tables of a database only, these; tests' own is none of theirs."""
+    if database != names.database:
+        return {}
+    return {
+        reader: frozenset(_parted(table) for table in chosen.tables)
+        for reader, chosen in options.readers.items()
+        if not isinstance(chosen.tables, str)
+    }
+
+
+def _parted(table: str) -> tuple[str, str]:
+    schema, _, name = table.partition(".")
+    return schema, name
+
+
+def _readers(app: App) -> Mapping[str, Reader]:
+    options = app.stores.get(STORE)
+    return options.readers if isinstance(options, AppOptions) else {}
+
+
+def only_reads(purpose: str) -> bool:
+    """Whether a login is for reading alone."""
+    return purpose == "readonly" or purpose.startswith(READER)
 
 
 # ------------------------------------------------------------------------------------------------- desired resources
@@ -344,7 +424,18 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
     resources: list[Resource] = [ServerDatabase(name=database.name) for database in closable]
     for app in apps:
         resources += _of_app(app, context, facts)
+        resources += _former_readers(app, context, facts)
     return tuple(resources)
+
+
+def _former_readers(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Role]:
+    """Logins of readers that the manifest does not have any more: off. What they may read stays, for nobody."""
+    owner, names = Owner(context.project, app.id), {name.name for name in derived_names(app)}
+    for login in facts.reader_logins:
+        if login.owner == owner and login.name not in names:
+            slot = login.name.removeprefix(f"{app.id}_")
+            limit = login.connection_limit
+            yield Role(name=login.name, app=app.id, owner=owner, connection_limit=limit, secret=slot, purpose=_READS)
 
 
 def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
@@ -356,9 +447,18 @@ def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[R
     yield from _memberships(app, names, options, facts, alternates, read_only=read_only)
     for database in database_names(app):
         yield Database(name=database, app=app.id, owner=owner, belongs_to=facts.admin, locale=options.locale)
-        yield Access(name=database, app=app.id, privileges=_database_privileges(names, options, alternates))
+        yield Access(name=database, app=app.id, privileges=_database_privileges(database, names, options, alternates))
         yield from _settings(app, database, options, alternates, read_only=read_only)
         yield _interior(app, database, options, facts, alternates, read_only=read_only)
+    for reader, tables in _by_table(names.database, names, options).items():
+        yield Reading(
+            name=f"{reader} in {names.database}",
+            app=app.id,
+            role=names.reads(reader),
+            tables=tables,
+            database=names.database,
+            tables_owner=names.owner,
+        )
 
 
 def _roles(
@@ -370,13 +470,16 @@ def _roles(
         (names.ro, "reads"),
     ):
         yield Role(name=name, app=app.id, owner=owner, purpose=purpose)
+    for reader in _by_table(names.database, names, options):
+        yield Role(name=names.reads(reader), app=app.id, owner=owner, purpose="reads some tables")
     split = options.roles == "split"
     limits = {
         "user": options.connection_limit,
         "readonly": options.readonly_connection_limit,
         "migrate": MIGRATE_CONNECTIONS,
+        **{reader_purpose(reader): chosen.connection_limit for reader, chosen in options.readers.items()},
     }
-    purposes = {"user": "login of the app", "readonly": "read-only login", "migrate": "login for migrations"}
+    words = {"user": "login of the app", "readonly": "read-only login", "migrate": "login for migrations"}
     for alternate, purpose in _made(options, alternates):
         slot, works = slot_of(purpose, alternate), alternate in alternates.working
         yield Role(
@@ -385,17 +488,17 @@ def _roles(
             owner=owner,
             login=login and works,
             # A login that becomes the owner does so by SET ROLE only: what it makes belongs to the owner, or fails.
-            inherit=purpose == "readonly" or (purpose == "user" and split),
+            inherit=only_reads(purpose) or (purpose == "user" and split),
             connection_limit=limits[purpose],
             password="current" if works else None,
             secret=slot,
-            purpose=purposes[purpose],
+            purpose=words.get(purpose, _READS),
         )
 
 
 def _made(options: AppOptions, alternates: Alternates) -> Iterator[tuple[Alternate, str]]:
     """The logins that there are: the alternate and the purpose of each."""
-    yield from ((alternate, purpose) for alternate in alternates.made for purpose in _purposes(options))
+    yield from ((alternate, purpose) for alternate in alternates.made for purpose in purposes(options))
 
 
 def _memberships(
@@ -417,8 +520,10 @@ def _memberships(
     split = options.roles == "split"
     for alternate, purpose in _made(options, alternates):
         login = names.login(slot_of(purpose, alternate))
-        if purpose == "readonly":
-            yield member_of(names.ro, login, inherit=True, set_role=False)
+        if only_reads(purpose):
+            reader = purpose.removeprefix(READER)
+            by_table = reader in _by_table(names.database, names, options)
+            yield member_of(names.reads(reader) if by_table else names.ro, login, inherit=True, set_role=False)
         elif purpose == "user" and split:
             yield member_of(writer, login, inherit=True, set_role=False)
         else:
@@ -429,12 +534,15 @@ def _memberships(
         yield member_of(names.owner, facts.admin, inherit=True, set_role=True)
 
 
-def _database_privileges(names: AppNames, options: AppOptions, alternates: Alternates) -> frozenset[tuple[str, str]]:
+def _database_privileges(
+    database: str, names: AppNames, options: AppOptions, alternates: Alternates
+) -> frozenset[tuple[str, str]]:
     becoming_owner = "migrate" if options.roles == "split" else "user"
     # A login that becomes the owner inherits nothing, and connects before it does.
     logins = (names.login(slot_of(becoming_owner, alternate)) for alternate in alternates.made)
     return frozenset(
         {
+            *((names.reads(reader), "CONNECT") for reader in _by_table(database, names, options)),
             *((login, "CONNECT") for login in logins),
             (names.owner, "CONNECT"),
             (names.owner, "CREATE"),
@@ -461,6 +569,7 @@ def _settings(
         "readonly": limits | {("default_transaction_read_only", "on")},
         "migrate": {become_owner},
     }
+    reading = values["readonly"]
     for alternate, purpose in _made(options, alternates):
         role = names.login(slot_of(purpose, alternate))
         yield Settings(
@@ -468,7 +577,7 @@ def _settings(
             app=app.id,
             role=role,
             database=database,
-            values=frozenset(values[purpose]),
+            values=frozenset(values.get(purpose, reading)),
         )
 
 
@@ -481,12 +590,17 @@ def _interior(
     # A login that does not become the owner owns what it makes, where it was let into a schema, until the next apply.
     makers: tuple[str, ...] = (names.owner,)
     if split:
-        writing = [entry for entry in _made(options, alternates) if entry[1] != "readonly"]
+        writing = [entry for entry in _made(options, alternates) if not only_reads(entry[1])]
         makers += tuple(names.login(slot_of(purpose, alternate)) for alternate, purpose in writing)
     default_privileges = frozenset(
         (maker, *entry) for maker in makers for entry in _default_privileges(maker, names, options, facts, read_only)
     )
     schema_privileges = frozenset({(rw, "USAGE"), (ro, "USAGE")})
+    schema_privileges |= {
+        (names.reads(reader), "USAGE")
+        for reader, tables in _by_table(database, names, options).items()
+        if any(schema == "public" for schema, _ in tables)
+    }
     extensions = frozenset(options.extensions)
     callers = (names.owner, rw, names.over_quota) if read_only else (names.owner, rw)
     large_objects = frozenset((function, caller) for function in LARGE_OBJECTS for caller in callers)
@@ -531,6 +645,13 @@ def _default_privileges(
     if read_only:
         deleting = ("DELETE",) if options.roles == "split" else ("DELETE", "TRUNCATE")
         yield from (("TABLES", names.over_quota, right) for right in deleting)
+
+
+def reading_variables(app: App) -> Mapping[str, str]:
+    """By variable, the purpose of the login that only reads and that it is the address of."""
+    prefix = app.id.upper()
+    readers = {f"{prefix}_DB_READER_{reader.upper()}_URL": reader_purpose(reader) for reader in _readers(app)}
+    return {f"{prefix}_DB_READONLY_URL": "readonly", **readers}
 
 
 def alternates(facts: Facts, project: str) -> dict[str, Alternates]:

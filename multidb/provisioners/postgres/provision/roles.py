@@ -7,7 +7,10 @@ from typing import Final
 
 from multidb.secrets import Alternate
 
-__all__ = ["ATTRIBUTES", "POWERS", "AppNames", "RoleAttribute", "slot_of"]
+__all__ = ["ATTRIBUTES", "POWERS", "READER", "AppNames", "RoleAttribute", "reader_purpose", "slot_of"]
+
+READER: Final = "reader_"
+"""What the purposes of readers' logins begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,12 @@ class AppNames:
         return cls(app_id, *(app_id + suffix for suffix in suffixes))
 
     def login(self, slot: str) -> str:
-        """The login of the slot: ``user``, ``readonly``, ``migrate``, or as `slot_of` says."""
-        logins = {
-            "user": self.user,
-            "readonly": self.readonly,
-            "migrate": self.migrate,
-            "user_b": self.user_b,
-            "readonly_b": self.readonly_b,
-            "migrate_b": self.migrate_b,
-        }
-        return logins[slot]
+        """The login of the slot: ``user``, ``readonly``, ``migrate``, one of `reader_purpose`, or as `slot_of` says."""
+        return f"{self.database}_{slot}"
+
+    def reads(self, reader: str) -> str:
+        """The role that has the rights of a reader by table."""
+        return f"{self.database}_reads_{reader}"
 
     @property
     def logins(self) -> frozenset[str]:
@@ -90,6 +89,11 @@ class AppNames:
         return frozenset(
             {self.user, self.readonly, self.migrate, self.user_b, self.readonly_b, self.migrate_b},
         )
+
+
+def reader_purpose(reader: str) -> str:
+    """The purpose of the login of a reader."""
+    return f"{READER}{reader}"
 
 
 def slot_of(purpose: str, alternate: Alternate) -> str:

@@ -11,9 +11,11 @@ from multidb.provisioners.postgres.provision.catalog import parse_mark
 from multidb.provisioners.postgres.provision.resources import (
     Extension,
     PostgresFacts,
+    ReaderLogin,
     SecondLogin,
     ServerDatabaseFacts,
 )
+from multidb.provisioners.postgres.provision.roles import READER
 from multidb.provisioners.postgres.provision.statements import MARK_PREFIX
 
 __all__ = ["VERIFIER", "facts_query", "read_facts", "require_version"]
@@ -63,6 +65,10 @@ SELECT json_build_object(
               FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
               JOIN pg_roles f ON f.rolname || '_b' = s.rolname
               WHERE right(s.rolname, 7) = '_user_b' AND starts_with(c.description, '{MARK_PREFIX}')),
+  'readers', (SELECT json_agg(json_build_array(c.description, s.rolname, s.rolconnlimit) ORDER BY s.rolname)
+              FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
+              WHERE s.rolcanlogin AND s.rolname ~ '_{READER}[a-z0-9]+(_b)?$'
+                AND starts_with(c.description, '{MARK_PREFIX}')),
   'stale', ({stale}))
 FROM pg_roles r WHERE r.rolname = current_user"""  # noqa: S608
 
@@ -88,6 +94,7 @@ def read_facts(answer: str) -> PostgresFacts:
         },
         stale_collations=tuple(document["stale"] or ()),
         seconds=tuple(_seconds(document["seconds"] or ())),
+        reader_logins=tuple(_reader_logins(document["readers"] or ())),
     )
 
 
@@ -96,6 +103,13 @@ def _seconds(rows: Iterable[tuple[str, bool, bool]]) -> Iterator[SecondLogin]:
         owner, _ = parse_mark(mark)
         if owner is not None:
             yield SecondLogin(owner, first_on, second_on)
+
+
+def _reader_logins(rows: Iterable[tuple[str, str, int]]) -> Iterator[ReaderLogin]:
+    for mark, name, limit in rows:
+        owner, _ = parse_mark(mark)
+        if owner is not None and name.startswith(f"{owner.app}_{READER}"):
+            yield ReaderLogin(owner, name, limit)
 
 
 # The verifier that a superuser has itself.

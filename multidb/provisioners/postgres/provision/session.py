@@ -44,6 +44,7 @@ from multidb.provisioners.postgres.provision import (
     catalog,
     interior,
     locks,
+    reading,
     removal,
     scram,
     server_facts,
@@ -51,7 +52,7 @@ from multidb.provisioners.postgres.provision import (
 )
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
 from multidb.provisioners.postgres.provision.requirements import unmet
-from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
+from multidb.provisioners.postgres.provision.resources import PostgresFacts, Reading, Role, password_ref
 from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.provisioners.postgres.provision.transactions import HELD, batches, filled, hint_for, retryable, send
@@ -124,34 +125,39 @@ class PostgresSession:
         if inspection.deep and not self._facts.superuser:
             resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
         entered: list[catalog.Inside] = []
+        roles = {resource.name for resource in resources if isinstance(resource, Role)}
         for inside in overview.insides:
-            if inside.open and (inspection.deep or not inside.settled):
+            readings = _readings(inside, inspection)
+            settled = inside.settled and all(one.role in roles for one in readings)
+            if inside.open and (inspection.deep or not settled):
                 entered.append(inside)
-            elif inside.settled:
-                resources.append(inside.desired)  # taken at its word; one that is not is brought about from scratch
-        interiors = self._side_by_side(lambda inside: self._enter(inside, inspection), entered)
-        insides = [interior for interior in interiors if interior is not None]
+            elif settled:  # taken at its word; one that is not is brought about from scratch
+                resources += [inside.desired, *readings]
+        looks = self._side_by_side(lambda inside: self._enter(inside, inspection), entered)
+        insides = [resource for look in looks for resource in look]
         return [*resources, *catalog.without_known(insides, inspection.context.known)]
 
-    def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Interior | None:
-        """Reads the inside of a database; None when it is not ours and does not let us in, or cannot be read."""
+    def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Sequence[Resource]:
+        """Reads the inside of a database; nothing when it is not ours and does not let us in, or cannot be read."""
         desired, known = inside.desired, inspection.context.known
+        readings = _readings(inside, inspection)
         query = interior.INTERIOR if inside.revision else interior.INTERIOR_TO_TAKE_OVER
         try:
             with self._within(desired.name) as ask:
+                reads = list(_read(readings, ask)) if readings else []
                 if inside.settled and summary.says_all_is_well(ask(summary.QUERY), desired, known):
-                    return desired
+                    return [desired, *reads]
                 answer = ask(query, desired.role, json.dumps(desired.makers), desired.read_only_role)
         except (ServerDown, ServerSlow):
             raise
         except ServerError as error:
             if isinstance(error, NotAllowed) and not inside.marked:
-                return None
+                return []
             assert desired.app is not None
             error.message = f"database {desired.name}: {error.message}"
             inspection.unread[desired.app] = error
-            return None
-        return interior.read_interior(answer, desired, inside.revision)
+            return []
+        return [interior.read_interior(answer, desired, inside.revision), *reads]
 
     def _ask_inside(self, database: str, query: str, *parameters: str) -> str:
         """The answer to one query inside a database. Raises as `_within`."""
@@ -393,7 +399,7 @@ class PostgresSession:
         from multidb.provisioners.postgres.observe import credential_use
 
         logins = credential_use.logins(credentials)
-        return credential_use.read(self._ask(credential_use.QUERY, credential_use.parameters(logins)), logins)
+        return credential_use.read(self._ask(credential_use.QUERY, credential_use.parameters(credentials)), logins)
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """See `Session.orphans`; one round trip."""
@@ -512,3 +518,13 @@ class PostgresSession:
                 if not error.message.startswith(FULL) or time.monotonic() > deadline:
                     raise
             time.sleep(_BREATH)
+
+
+def _readings(inside: catalog.Inside, inspection: Inspection) -> Sequence[Reading]:
+    """What readers are to read by table in a database."""
+    readings = (resource for resource in inspection.desired if isinstance(resource, Reading))
+    return [one for one in readings if one.database == inside.desired.name]
+
+
+def _read(readings: Sequence[Reading], ask: Callable[..., str]) -> Iterator[Reading]:
+    return reading.read_readings(ask(reading.READING, *reading.parameters(readings)), readings)

@@ -8,6 +8,7 @@ inside of each, in one transaction per database.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from multidb.errors import NotAllowed, ServerError
@@ -20,6 +21,7 @@ from multidb.provisioners.postgres.provision.resources import (
     Interior,
     Membership,
     PostgresFacts,
+    Reading,
     Role,
     ServerDatabase,
     Settings,
@@ -139,6 +141,8 @@ def statements(change: Change, context: StoreContext) -> tuple[Statement, ...]:
             return (*_atomic(_settings(change, settings)), *_anew(change, settings, facts))
         case Interior() as interior:
             return _atomic(_interior(change, interior, context), scope=interior.name)
+        case Reading() as reading:
+            return _atomic(_reading(change, reading), scope=reading.database)
     raise TypeError(f"not a Postgres resource: {change.resource!r}")
 
 
@@ -374,6 +378,32 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
         assert interior.app is not None
         text = mark(Owner(context.project, interior.app), interior.revision)
         yield f"COMMENT ON DATABASE {identifier(interior.name)} IS {literal(text)}"
+
+
+def _reading(change: Change, reading: Reading) -> Iterator[str]:
+    """What a reader by table is given, and what is taken from it: of what is there. A new database has no tables."""
+    role = identifier(reading.role)
+    live = change.live if isinstance(change.live, Reading) else replace(reading, tables=frozenset())
+    later = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(reading.tables_owner)} IN SCHEMA"
+    given = {table for table in reading.tables if table[0] in live.schemas}
+    taken = live.surplus - reading.surplus
+    for schema, table in sorted(taken):
+        if table == "*":
+            yield f"{later} {identifier(schema)} REVOKE ALL ON TABLES FROM {role}"
+        elif table:
+            yield f"REVOKE ALL ON TABLE {identifier(schema)}.{identifier(table)} FROM {role}"
+        else:
+            yield f"REVOKE ALL ON SCHEMA {identifier(schema)} FROM {role}"
+    # What is taken from a table or a schema goes whole, so that what it is to have there is given again.
+    readable = {(schema, table) for schema, table in taken if table and table != "*"}
+    readable = {(schema, table) for schema, table in readable if {(schema, "*"), (schema, table)} & given}
+    for schema in sorted({schema for schema, _ in given} - {"public"}):
+        yield f"GRANT USAGE ON SCHEMA {identifier(schema)} TO {role}"
+    if tables := sorted({*live.lacking, *readable}):
+        named = ", ".join(f"{identifier(schema)}.{identifier(table)}" for schema, table in tables)
+        yield f"GRANT SELECT ON TABLE {named} TO {role}"
+    for schema in sorted({schema for schema, table in given if table == "*"}):
+        yield f"{later} {identifier(schema)} GRANT SELECT ON TABLES TO {role}"
 
 
 def _objects(live: Interior | None, interior: Interior, facts: PostgresFacts) -> Iterator[str]:

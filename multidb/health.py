@@ -41,7 +41,7 @@ Freshness = Callable[[App], Health | None]
 """What is to be said of an app's backups; None: nothing."""
 
 _AT_ONE_SERVER = 16
-_WITNESSES = 2  # checks that must have failed before others are spared theirs
+_ENOUGH_TIMEOUTS = 2  # checks that nobody has answered, before others are not made
 _UNREACHABLE = (ServerDown, ServerSlow, RuntimeUnavailable)
 
 
@@ -205,7 +205,7 @@ class _Checks:
         self._may_write = may_write
         self._guard = threading.Lock()
         self._answered: dict[str, float] = {}  # by server: when it last answered a check
-        self._in_vain: dict[str, int] = {}  # by server: how many checks nobody answered, since then
+        self._unanswered: dict[str, int] = {}  # by server: how many checks nobody answered, since then
         self._silent: dict[str, ServerError] = {}  # by server: why no further check is worth its timeout
         self._closed = closures(fleet.state)
 
@@ -244,7 +244,7 @@ class _Checks:
             return Checked(app, server.store, server.name, Health(Status.UNHEALTHY, message), reached=True)
         with self._guard:
             self._answered[server.name] = time.monotonic()
-            self._in_vain.pop(server.name, None)
+            self._unanswered.pop(server.name, None)
         issued = issued_at(self._fleet.state, app, server.store)
         checked = Checked(app, server.store, server.name, health, issued=issued)
         return _unless_too_old(checked, tenant, self._fleet.project.oldest(tenant.app))
@@ -254,8 +254,8 @@ class _Checks:
         with self._guard:
             if self._answered.get(server.name, -1.0) >= began:
                 return
-            self._in_vain[server.name] = self._in_vain.get(server.name, 0) + 1
-            if self._in_vain[server.name] >= _WITNESSES:
+            self._unanswered[server.name] = self._unanswered.get(server.name, 0) + 1
+            if self._unanswered[server.name] >= _ENOUGH_TIMEOUTS:
                 self._silent.setdefault(server.name, error)
 
 

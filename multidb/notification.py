@@ -37,7 +37,7 @@ __all__ = [
     "TIMEOUT",
     "PAUSE",
     "Delivery",
-    "Looked",
+    "LookScope",
     "News",
     "Notice",
     "Notifier",
@@ -60,7 +60,7 @@ _OF_HEALTH: Final = (AlarmKind.UNHEALTHY, AlarmKind.BACKUP, AlarmKind.CREDENTIAL
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class LookScope:
     """What a look was about: what was told of anything else stays as it is.
 
     Args:
@@ -157,7 +157,7 @@ class Delivery:
 def news(
     remembered: Iterable[SentAlarm],
     alarms: Iterable[Alarm],
-    looked: Looked,
+    looked: LookScope,
     now: datetime,
     remind: timedelta,
 ) -> list[Notice]:
@@ -212,7 +212,7 @@ class Notifier:
         """Whether there is anybody to tell."""
         return bool(self._hooks or self._beat)
 
-    def tell(self, alarms: Iterable[Alarm], looked: Looked) -> list[Delivery]:
+    def tell(self, alarms: Iterable[Alarm], looked: LookScope) -> list[Delivery]:
         """Tells each webhook what is new to it; what it has taken is remembered. Lasts at most some 20 seconds.
 
         After a message that nobody has taken, there is none for a minute.
@@ -264,7 +264,7 @@ class Notifier:
         self._last_beat = time.monotonic()
         return [_deliver("notify.heartbeat", self._beat, None)]
 
-    def _tell(self, hook: _Hook, alarms: Sequence[Alarm], looked: Looked) -> Delivery | None:
+    def _tell(self, hook: _Hook, alarms: Sequence[Alarm], looked: LookScope) -> Delivery | None:
         now = datetime.now(UTC)
         remembered = filter(None, map(SentAlarm.parse, self._state.read(_SECTION).get(hook.name, [])))
         notices = news(remembered, alarms, looked, now, self._remind)
@@ -304,9 +304,9 @@ def _unread(servers: Iterable[ServerPlan | ServerAudited | ServerSeen]) -> froze
     return frozenset((app, server.store) for server in silent for app in (None, *server.apps))
 
 
-def _looked(scope: Scope, *kinds: AlarmKind, unread: frozenset[tuple[str | None, str]] = frozenset()) -> Looked:
+def _looked(scope: Scope, *kinds: AlarmKind, unread: frozenset[tuple[str | None, str]] = frozenset()) -> LookScope:
     """What a look within `scope` has seen, but for what is `unread`."""
-    return Looked(frozenset(kinds), scope.apps, scope.stores, unread)
+    return LookScope(frozenset(kinds), scope.apps, scope.stores, unread)
 
 
 def _ago(moment: datetime, now: datetime) -> timedelta:

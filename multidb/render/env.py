@@ -1,4 +1,4 @@
-r"""From values to the text of files: pure functions, nothing is written here.
+r"""An app's variables as the text of env files, and in the other forms that something reads them in. Pure.
 
 Env files are read by Docker Compose, by shells and by python-dotenv, which quote differently; a value in single quotes
 with ``\'`` for a quote inside is literal in all but the shell, so the ``export`` format has its own quoting.

@@ -18,14 +18,14 @@ from multidb.errors import ServerDown, UsageError
 from multidb.fleet import Scope
 from multidb.model import Project, RuntimeKind
 from multidb.model.options import Notify
-from multidb.notification import Looked, Notifier
+from multidb.notification import LookScope, Notifier
 from multidb.plan import Plan, ServerPlan
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.support import reports
 from tests.support.receiver import Receiver, listening
 
-ALL = Looked(frozenset(AlarmKind))
+ALL = LookScope(frozenset(AlarmKind))
 REFUSED = Alarm(AlarmKind.UNHEALTHY, "lernmi", "postgres", "refuses <!channel> & all", "multidb apply")
 HELD = "a-secret-that-this-process-holds"
 

@@ -29,7 +29,7 @@ from multidb.errors import MultidbError
 from multidb.health import Checked, HealthReport
 from multidb.health_history import SLOTS, HealthHistory
 from multidb.model import Health, Status
-from multidb.notification import Looked, news
+from multidb.notification import LookScope, news
 from multidb.renames import former_names, renames
 from multidb.runtime.ledger import Ledger
 from multidb.secrets import SecretRef
@@ -386,7 +386,7 @@ def _refusal(read: Callable[[], object]) -> MultidbError | None:
 
 
 def _told(told: Any) -> object:
-    return news(told, [], Looked(frozenset(AlarmKind)), NOW, NOW - NOW)
+    return news(told, [], LookScope(frozenset(AlarmKind)), NOW, NOW - NOW)
 
 
 @QUICK

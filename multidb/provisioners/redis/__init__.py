@@ -102,7 +102,7 @@ from multidb.provisioners.redis.observe.advice import advise, caveats
 from multidb.provisioners.redis.provision.admin_password import ADMIN_PASSWORD
 from multidb.provisioners.redis.provision.environment import env
 from multidb.provisioners.redis.provision.numbers import allocate, check
-from multidb.provisioners.redis.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.redis.provision.options import STORE, AppOptions, ServerOptions
 from multidb.provisioners.redis.provision.resources import alternates, derived_names, desired, secrets
 from multidb.provisioners.redis.provision.statements import statements
 from multidb.secrets import Secret
@@ -173,7 +173,7 @@ def _reader(tenant: Tenant, question: Question, admin: Secret | None) -> Abstrac
 
 
 PROVISIONER = Provisioner(
-    name="redis",
+    name=STORE,
     title="Redis",
     app_options=AppOptions,
     server_options=ServerOptions,

@@ -9,11 +9,11 @@ import pytest
 from multidb.alarms import Alarm, AlarmKind, unwell
 from multidb.health import Checked, HealthReport
 from multidb.model import Health, Status
-from multidb.notification import Looked, News, SentAlarm, news
+from multidb.notification import LookScope, News, SentAlarm, news
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
-ALL = Looked(frozenset(AlarmKind))
+ALL = LookScope(frozenset(AlarmKind))
 REFUSED = Alarm(AlarmKind.UNHEALTHY, "lernmi", "postgres", "refuses the password", "multidb apply")
 
 
@@ -56,15 +56,15 @@ def test_what_comes_and_goes_is_told_once_a_minute(ended: bool) -> None:
 @pytest.mark.parametrize(
     "looked",
     [
-        Looked(frozenset({AlarmKind.BREACH})),
-        Looked(frozenset(AlarmKind), apps=frozenset({"beep_boop"})),
-        Looked(frozenset(AlarmKind), stores=frozenset({"redis"})),
+        LookScope(frozenset({AlarmKind.BREACH})),
+        LookScope(frozenset(AlarmKind), apps=frozenset({"beep_boop"})),
+        LookScope(frozenset(AlarmKind), stores=frozenset({"redis"})),
     ],
 )
-def test_what_was_not_looked_at_has_not_ended(looked: Looked) -> None:
+def test_what_was_not_looked_at_has_not_ended(looked: LookScope) -> None:
     before = told(REFUSED, ago=timedelta(hours=2))
     assert news(before, [], looked, NOW, DAY) == []
-    same = Looked(frozenset({AlarmKind.UNHEALTHY}), frozenset({"lernmi"}), frozenset({"postgres"}))
+    same = LookScope(frozenset({AlarmKind.UNHEALTHY}), frozenset({"lernmi"}), frozenset({"postgres"}))
     assert len(news(before, [], same, NOW, DAY)) == 1  # the control
 
 

@@ -14,7 +14,7 @@ from multidb.fleet import Fleet
 from multidb.health import check
 from multidb.model import Endpoint, Project, Quota, Server, ServerSpec, Status
 from multidb.model.usage import Enforce
-from multidb.notification import Looked, Notifier
+from multidb.notification import LookScope, Notifier
 from multidb.plan import ServerPlan
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
@@ -106,7 +106,7 @@ def test_a_quota_and_a_known_account_are_of_one_server(engine: Engine) -> None:
 def test_what_one_server_does_not_tell_keeps_no_alarm_of_another_up(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked: list[Looked] = []
+    looked: list[LookScope] = []
     notifier = Notifier(engine.project, engine.state)
     monkeypatch.setattr(notifier, "tell", lambda alarms, seen: looked.append(seen) or [])
     plan = engine.plan()

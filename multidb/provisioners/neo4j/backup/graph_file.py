@@ -55,7 +55,6 @@ _CHUNK: Final = 1 << 20
 _LONGEST: Final = 1 << 30  # bytes of a line: Neo4j's own limit of a value, with room for what JSON adds
 _DIGEST_BYTES: Final = 16
 _NODES: Final = 1 << 41  # eight bytes each are the largest file that ext4 takes
-_WHOLE: Final = 1 << 8 * _DIGEST_BYTES
 _NUMBER: Final = struct.Struct("<q")
 # Made once: `json.dumps` makes one for every call.
 _text: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode

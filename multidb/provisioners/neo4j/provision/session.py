@@ -55,10 +55,7 @@ _OLDEST: Final = 5
 _WORK_SECONDS: Final = 180.0  # making a database waits up to 120 s on the server itself
 _DELETING_SECONDS: Final = 6 * 3600.0
 _ATTEMPTS: Final = 4
-_LOCKED_SECONDS: Final = 5.2  # dbms.security.auth_lock_time, 5 s by default, and a little
 _UNSUPPORTED: Final = "Neo.ClientError.Statement.UnsupportedAdministrationCommand"
-_RATE_LIMIT: Final = "Neo.ClientError.Security.AuthenticationRateLimit"
-_EXPIRED: Final = "Neo.ClientError.Security.CredentialsExpired"
 _PUBLIC_RIGHTS: Final = "SHOW ROLE PUBLIC PRIVILEGES AS COMMANDS YIELD command"
 _PROBE: Final = "EXPLAIN CREATE DATABASE `multidb-probe`"  # planned, never run
 

@@ -22,7 +22,7 @@ from multidb.provisioners.postgres.provision.admin_inside import AdminInside, cr
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
-__all__ = ["Extension", "Destination", "lay", "read", "settle"]
+__all__ = ["SetExtension", "Destination", "lay", "read", "settle"]
 
 _NAME_LIMIT, _VERSION_LIMIT = 63, 255  # bytes, as the server has it
 
@@ -44,7 +44,7 @@ SELECT EXISTS (SELECT FROM pg_extension_update_paths($1::name)
 
 
 @dataclass(frozen=True, slots=True)
-class Extension:
+class SetExtension:
     """One that the set wants, as its manifest says: data, whoever wrote it.
 
     Args:
@@ -114,7 +114,7 @@ class _Known:
         return cls(frozenset(document["there"]), document["default"] or {}, versions)
 
 
-def read(entries: object) -> list[Extension]:
+def read(entries: object) -> list[SetExtension]:
     """Those that the manifest of a set names.
 
     Raises:
@@ -123,7 +123,7 @@ def read(entries: object) -> list[Extension]:
     return [_read(entry) for entry in entries] if isinstance(entries, list | tuple) else []
 
 
-def _read(entry: object) -> Extension:
+def _read(entry: object) -> SetExtension:
     known = isinstance(entry, list | tuple) and len(entry) in (3, 4) and all(isinstance(item, str) for item in entry)
     if not known:
         raise ArchiveError(f"the set's manifest names no extension by {str(entry)[:80]!r}")
@@ -134,7 +134,7 @@ def _read(entry: object) -> Extension:
             raise ArchiveError(f"the set's manifest has no name of an extension or a schema in {text[:80]!r}")
     if schema != "pg_catalog" and (schema.startswith("pg_") or schema == "information_schema"):
         raise ArchiveError(f"the set's manifest wants extension {name} in {schema}, which is the server's own")
-    return Extension(name, version, schema, entry[3] if len(entry) == 4 else None)
+    return SetExtension(name, version, schema, entry[3] if len(entry) == 4 else None)
 
 
 def _comments(value: object) -> dict[str, str]:
@@ -191,7 +191,7 @@ def settle(destination: Destination, admin: AdminInside) -> frozenset[str]:
 
 
 def _make(
-    extension: Extension, destination: Destination, path: Sequence[str], comment: str | None, *, by_admin: bool
+    extension: SetExtension, destination: Destination, path: Sequence[str], comment: str | None, *, by_admin: bool
 ) -> None:
     owned = f"CREATE SCHEMA IF NOT EXISTS {identifier(extension.schema)} AUTHORIZATION {identifier(destination.role)}"
     try:
@@ -215,8 +215,12 @@ def _make(
 
 
 def _chosen(
-    connection: Connection, extensions: Sequence[Extension], known: _Known, destination: Destination, progress: Progress
-) -> list[Extension]:
+    connection: Connection,
+    extensions: Sequence[SetExtension],
+    known: _Known,
+    destination: Destination,
+    progress: Progress,
+) -> list[SetExtension]:
     """Those to make, in versions that the server has, what others need before them."""
     lacking, chosen = [], []
     for extension in extensions:
@@ -243,7 +247,7 @@ def _chosen(
     return list(_in_order(chosen, known))
 
 
-def _in_order(chosen: Sequence[Extension], known: _Known) -> Iterator[Extension]:
+def _in_order(chosen: Sequence[SetExtension], known: _Known) -> Iterator[SetExtension]:
     left = list(chosen)
     while left:
         waiting = {extension.name for extension in left}
@@ -254,7 +258,7 @@ def _in_order(chosen: Sequence[Extension], known: _Known) -> Iterator[Extension]
         left = [extension for extension in left if extension not in ready] if ready else []
 
 
-def _is_made_by_the_app(extension: Extension, known: _Known, destination: Destination) -> bool:
+def _is_made_by_the_app(extension: SetExtension, known: _Known, destination: Destination) -> bool:
     """Whether it is the app that makes it: what the app had made, and what it may make and nobody else was asked to.
 
     Raises:
@@ -275,7 +279,7 @@ def _is_made_by_the_app(extension: Extension, known: _Known, destination: Destin
     )
 
 
-def _not_made(extension: Extension, destination: Destination, error: ServerError) -> MultidbError:
+def _not_made(extension: SetExtension, destination: Destination, error: ServerError) -> MultidbError:
     app = destination.place.app.id
     what = f"extension {extension.name} {extension.version} of app {app}"
     message = f"{what} cannot be made in {destination.place.name}: {error.message}"

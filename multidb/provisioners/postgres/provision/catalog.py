@@ -38,7 +38,7 @@ from multidb.provisioners.postgres.provision.setting_values import stored_values
 from multidb.provisioners.postgres.provision.statements import UNFINISHED
 
 __all__ = [
-    "Inside",
+    "InteriorStatus",
     "Overview",
     "overview_parameters",
     "overview_query",
@@ -105,7 +105,7 @@ def overview_parameters(inspection: Inspection) -> tuple[str, str, str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class InteriorStatus:
     """A database whose inside is wanted, and what can be told of it from outside.
 
     Args:
@@ -126,7 +126,7 @@ class Overview:
     """What the shared catalogs say: everything but the databases' insides, and which of those there are."""
 
     resources: tuple[Resource, ...]
-    insides: tuple[Inside, ...]
+    insides: tuple[InteriorStatus, ...]
 
 
 def read_overview(answer: str, inspection: Inspection) -> Overview:
@@ -140,7 +140,7 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
     resources: list[Resource] = [*roles]
     apps = {name.name: app.id for app in inspection.apps for name in derived_names(app)}
     resources += _memberships(document["memberships"] or [], desired, owners, apps, facts)
-    insides: list[Inside] = []
+    insides: list[InteriorStatus] = []
     beside, everywhere = _standing_beside(inspection), document["everywhere"] or {}
     for row in document["databases"] or []:
         if (ServerDatabase.kind, row["name"]) in desired:
@@ -158,7 +158,7 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
             settled = revision == interior.revision
             # A limit keeps out everybody but superusers, and has to be lifted first.
             open_ = row["open"] and (facts.superuser or row["connection_limit"] < 0)
-            insides.append(Inside(interior, revision, settled, open_, marked=owner is not None))
+            insides.append(InteriorStatus(interior, revision, settled, open_, marked=owner is not None))
     return Overview(tuple(resources), tuple(insides))
 
 

@@ -124,7 +124,7 @@ class PostgresSession:
         inspection.unread.update(unmet(inspection.apps, self._facts))
         if inspection.deep and not self._facts.superuser:
             resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
-        entered: list[catalog.Inside] = []
+        entered: list[catalog.InteriorStatus] = []
         roles = {resource.name for resource in resources if isinstance(resource, Role)}
         for inside in overview.insides:
             readings = _readings(inside, inspection)
@@ -137,7 +137,7 @@ class PostgresSession:
         insides = [resource for look in looks for resource in look]
         return [*resources, *catalog.without_known(insides, inspection.context.known)]
 
-    def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Sequence[Resource]:
+    def _enter(self, inside: catalog.InteriorStatus, inspection: Inspection) -> Sequence[Resource]:
         """Reads the inside of a database; nothing when it is not ours and does not let us in, or cannot be read."""
         desired, known = inside.desired, inspection.context.known
         readings = _readings(inside, inspection)
@@ -520,7 +520,7 @@ class PostgresSession:
             time.sleep(_BREATH)
 
 
-def _readings(inside: catalog.Inside, inspection: Inspection) -> Sequence[Reading]:
+def _readings(inside: catalog.InteriorStatus, inspection: Inspection) -> Sequence[Reading]:
     """What readers are to read by table in a database."""
     readings = (resource for resource in inspection.desired if isinstance(resource, Reading))
     return [one for one in readings if one.database == inside.desired.name]

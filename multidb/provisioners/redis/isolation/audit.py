@@ -23,7 +23,7 @@ from multidb.provisioners.redis.driver.connection import explained
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.isolation.level import isolation
 from multidb.provisioners.redis.provision.channels import reaches
-from multidb.provisioners.redis.provision.options import AppOptions
+from multidb.provisioners.redis.provision.options import STORE, AppOptions
 from multidb.provisioners.redis.provision.resources import RedisFacts, command_rule
 from multidb.secrets import redact
 
@@ -134,7 +134,7 @@ class _Attack:
     def run(self, victims: Sequence[Tenant]) -> Iterator[Probe]:
         number = _number(self._attacker)
         acts = [*_NOBODYS, *(_BLIND_TO_PREFIX if number == 0 else ())]
-        acts += () if AppOptions.of(self._attacker.app.stores["redis"]).scripts else _SCRIPTING
+        acts += () if AppOptions.of(self._attacker.app.stores[STORE]).scripts else _SCRIPTING
         with as_app(self._attacker) as connection:
             yield from self._alone(connection, acts)
             for victim in victims:
@@ -168,7 +168,7 @@ class _Attack:
     def _may(self, act: _Act) -> bool:
         """Whether the app may do it to its own place: one over its quota may not write."""
         read_only = self._attacker.app.id in self._attacker.context.read_only
-        scripts = AppOptions.of(self._attacker.app.stores["redis"]).scripts
+        scripts = AppOptions.of(self._attacker.app.stores[STORE]).scripts
         number = _number(self._attacker)
         rule = command_rule(number == 0, number, self._facts, read_only, scripts=scripts)
         name = "|".join(act.words[:2]).lower() if act.words[0] == "MEMORY" else act.words[0].lower()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from multidb.model import App, Facts, Isolation
-from multidb.provisioners.redis.provision.options import AppOptions
+from multidb.provisioners.redis.provision.options import STORE, AppOptions
 from multidb.provisioners.redis.provision.resources import FORGETS, RedisFacts, by_prefix
 
 __all__ = ["isolation"]
@@ -13,7 +13,7 @@ def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
     """How real the app's wall is on this server, and why. Numbers in INFO are visible to every app in any case."""
     facts = RedisFacts.of(facts)
     level, why = _wall(app, facts)
-    if AppOptions.of(app.stores["redis"]).scripts:
+    if AppOptions.of(app.stores[STORE]).scripts:
         why += "; a script of the app that writes and does not end stops the server for all apps until it is killed"
     if facts.forgets:
         why += f"; {FORGETS}"
@@ -28,7 +28,7 @@ def _way_to_close(facts: RedisFacts) -> str:
 
 
 def _wall(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
-    extra = AppOptions.of(app.stores["redis"]).channels
+    extra = AppOptions.of(app.stores[STORE]).channels
     if facts.default_open:
         return Isolation.NAMING_ONLY, f"the server's default user needs no password; {_way_to_close(facts)}"
     if not by_prefix(app, facts) and not facts.db_rules:

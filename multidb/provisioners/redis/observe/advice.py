@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multidb.model import App, Facts, Finding, Level, StoreContext, listed
-from multidb.provisioners.redis.provision.options import AppOptions
+from multidb.provisioners.redis.provision.options import STORE, AppOptions
 from multidb.provisioners.redis.provision.resources import FORGETS, RedisFacts
 
 __all__ = ["advise", "caveats"]
@@ -28,7 +28,7 @@ def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
         findings = [Finding(Level.WARNING, "saved rules", caveats(facts)[0], fix)]
     else:
         findings = [Finding(Level.OK, "saved rules", f"in {facts.rules_file}")]
-    if scripting := [app.id for app in apps if AppOptions.of(app.stores["redis"]).scripts]:
+    if scripting := [app.id for app in apps if AppOptions.of(app.stores[STORE]).scripts]:
         note = f"{listed(scripting, 5)} may run scripts; one that writes and does not end stops the server for all apps"
         findings.append(Finding(Level.OK, "scripts", note))
     return tuple(findings)

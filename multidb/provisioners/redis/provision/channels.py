@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from multidb.model import App, Inspection, Remark, listed
-from multidb.provisioners.redis.provision.options import AppOptions
+from multidb.provisioners.redis.provision.options import STORE, AppOptions
 
 __all__ = ["reaches", "shared"]
 
 
 def reaches(app: App, channel: str) -> bool:
     """Whether the manifest lets the app at a channel that is not its own."""
-    patterns: tuple[str, ...] = AppOptions.of(app.stores["redis"]).channels
+    patterns: tuple[str, ...] = AppOptions.of(app.stores[STORE]).channels
     return any(fnmatchcase(channel, pattern) for pattern in patterns)
 
 
@@ -21,7 +21,7 @@ def shared(inspection: Inspection) -> Iterator[Remark]:
     """The patterns by which apps reach each other because the manifest says so: it is no hole, and worth knowing."""
     named: dict[str, list[str]] = {}
     for app in inspection.apps:
-        for pattern in AppOptions.of(app.stores["redis"]).channels:
+        for pattern in AppOptions.of(app.stores[STORE]).channels:
             named.setdefault(pattern, []).append(app.id)
     ids = {app.id for app in inspection.apps}
     for pattern, apps in sorted(named.items()):

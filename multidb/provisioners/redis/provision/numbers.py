@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from multidb.errors import UsageError
 from multidb.model import App, Facts
-from multidb.provisioners.redis.provision.options import FIRST_DB, AppOptions
+from multidb.provisioners.redis.provision.options import FIRST_DB, STORE, AppOptions
 from multidb.provisioners.redis.provision.resources import Claim, RedisFacts, by_prefix, user_names
 
 __all__ = ["allocate", "check", "lock_number", "more_databases"]
@@ -61,7 +61,7 @@ def allocate(apps: Sequence[App], facts: Facts, recorded: Mapping[str, int]) -> 
         numbers[app.id], taken[number] = number, f"app {app.id}"
 
     for app in numbered:
-        if (wish := AppOptions.of(app.stores["redis"]).db) is not None:
+        if (wish := AppOptions.of(app.stores[STORE]).db) is not None:
             give(app, wish)
     for app in numbered:
         held = _held(app, claims, recorded)
@@ -81,7 +81,7 @@ def check(apps: Sequence[App]) -> Iterator[tuple[App, str]]:
     """Apps that ask for the same DB number."""
     holders: dict[int, list[App]] = {}
     for app in apps:
-        if (wish := AppOptions.of(app.stores["redis"]).db) is not None:
+        if (wish := AppOptions.of(app.stores[STORE]).db) is not None:
             holders.setdefault(wish, []).append(app)
     for number, sharing in holders.items():
         for app in sharing if len(sharing) > 1 else ():

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from multidb.model.options import ContainerOptions, Section, TextForm
 from multidb.provisioners.redis.provision.profiles import PROFILES, ProfileName
 
-__all__ = ["FIRST_DB", "AppOptions", "MaxMemory", "ServerOptions", "memory_text"]
+__all__ = ["FIRST_DB", "STORE", "AppOptions", "MaxMemory", "ServerOptions", "memory_text"]
 
+STORE: Final = "redis"
 FIRST_DB = 1  # DB 0 is where every connection starts; it belongs to nobody
 _CHANNEL = re.compile(r"[!-~]+")
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Self
 
 from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource, StoreContext
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
-from multidb.provisioners.redis.provision.options import FIRST_DB, AppOptions, ServerOptions
+from multidb.provisioners.redis.provision.options import FIRST_DB, STORE, AppOptions, ServerOptions
 from multidb.provisioners.redis.provision.profiles import PROFILES, Profile, broadcasts
 from multidb.provisioners.redis.provision.rules import ALL_DATABASES, CommandTable, Rule, selectors_of
 from multidb.secrets import Alternate, SecretRef, SecretSpec, SecretStore
@@ -172,12 +172,12 @@ def derived_names(app: App) -> Sequence[DerivedName]:
 
 def password_ref(app: str, alternate: Alternate) -> SecretRef:
     """Where the password of one of the app's two users is kept."""
-    return SecretRef(app, "redis", "user" if alternate is Alternate.FIRST else "user_b")
+    return SecretRef(app, STORE, "user" if alternate is Alternate.FIRST else "user_b")
 
 
 def hash_ref(app: str, alternate: Alternate = Alternate.FIRST) -> SecretRef:
     """The SHA-256 of the app's password, which is all that the server ever gets."""
-    return SecretRef(app, "redis", f"{password_ref(app, alternate).name}_sha256")
+    return SecretRef(app, STORE, f"{password_ref(app, alternate).name}_sha256")
 
 
 def _sha256(password: str) -> str:
@@ -221,7 +221,7 @@ def marks_of(rule: Rule) -> list[tuple[Owner, int]]:
 
 
 def by_prefix(app: App, facts: RedisFacts) -> bool:
-    options = AppOptions.of(app.stores["redis"])
+    options = AppOptions.of(app.stores[STORE])
     if options.isolation == "auto":
         return facts.cluster and (facts.databases or 1) <= FIRST_DB
     return options.isolation == "prefix"
@@ -251,12 +251,12 @@ def _desired_user(app: App, context: StoreContext, alternate: Alternate) -> AclU
         owner=Owner(context.project, app.id),
         db=number,
         keys=(f"{app.id}:*",) if prefix else ("*",),
-        channels=tuple(sorted({*_own_channels(app, number, prefix), *AppOptions.of(app.stores["redis"]).channels})),
+        channels=tuple(sorted({*_own_channels(app, number, prefix), *AppOptions.of(app.stores[STORE]).channels})),
         databases=str(number) if facts.db_rules else ALL_DATABASES,
         enabled=works and app.id not in context.closed,
         password="current" if works else "none",
         alternate=alternate,
-        scripts=AppOptions.of(app.stores["redis"]).scripts,
+        scripts=AppOptions.of(app.stores[STORE]).scripts,
         read_only=app.id in context.read_only,
     )
 
@@ -269,7 +269,7 @@ def _own_channels(app: App, number: int, prefix: bool) -> set[str]:
 
 def profile_of(app: App) -> Profile | None:
     """What the app's entry says that it is, as far as it does."""
-    name = AppOptions.of(app.stores["redis"]).profile
+    name = AppOptions.of(app.stores[STORE]).profile
     return PROFILES[name] if name is not None else None
 
 

@@ -21,7 +21,7 @@ from multidb.errors import ArchiveError, Conflict, MultidbError, NotAllowed, Ser
 from multidb.model import App, PlaceKind, TableArchive
 from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.provision import catalog_text, setting_values
-from multidb.provisioners.postgres.provision.statements import identifier, literal, variable
+from multidb.provisioners.postgres.provision.quoting import identifier, literal, variable
 from tests.contract.postgres_sets import Files, archive, backed_up, quiet
 from tests.contract.postgres_site import Site
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster

@@ -17,9 +17,9 @@ from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.driver import connection
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import AppOptions
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import password_ref
 from multidb.provisioners.postgres.provision.session import PostgresSession
-from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret
 from tests.contract.postgres_site import NUMBERS, Site
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster

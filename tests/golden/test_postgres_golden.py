@@ -14,8 +14,8 @@ from multidb.model import App, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.provision.options import AppOptions
+from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.resources import Extension, PostgresFacts, ServerDatabaseFacts
-from multidb.provisioners.postgres.provision.statements import identifier
 
 EXTENSIONS = {"ltree": Extension("1.3", True, None), "vector": Extension("0.8", False, None)}
 

@@ -64,7 +64,7 @@ from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.hosting.container import POOLER, containers
 from multidb.provisioners.postgres.isolation import level
 from multidb.provisioners.postgres.observe import advice
-from multidb.provisioners.postgres.provision import environment, options, resources, statements
+from multidb.provisioners.postgres.provision import desired, environment, options, resources, statements
 from multidb.provisioners.postgres.provision.admin_password import ADMIN_PASSWORD
 from multidb.secrets import Secret
 from multidb.state_store import StateStore
@@ -153,7 +153,7 @@ PROVISIONER = Provisioner(
     server_options=options.ServerOptions,
     derived_names=resources.derived_names,
     secrets=resources.secrets,
-    desired=resources.desired,
+    desired=desired.desired,
     statements=statements.statements,
     env=environment.env,
     isolation=level.isolation,

@@ -14,7 +14,8 @@ from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
 from multidb.provisioners.postgres.provision import interior, reading, summary
 from multidb.provisioners.postgres.provision.admitted import FORMS, QUERIES, require
-from multidb.provisioners.postgres.provision.statements import NOTHING_PREPARED, identifier, literal
+from multidb.provisioners.postgres.provision.interior_statements import NOTHING_PREPARED
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
 _DECISION = Path(__file__).parents[3] / "docs/decisions/0020-sessions-that-an-app-cannot-lead.md"
 _NAMES = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1)

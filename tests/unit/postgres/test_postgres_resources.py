@@ -17,6 +17,7 @@ from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.isolation.level import isolation
 from multidb.provisioners.postgres.observe.advice import advise
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.desired import desired
 from multidb.provisioners.postgres.provision.environment import env
 from multidb.provisioners.postgres.provision.options import AppOptions, duration_of, duration_text
 from multidb.provisioners.postgres.provision.requirements import unmet
@@ -32,7 +33,6 @@ from multidb.provisioners.postgres.provision.resources import (
     ServerDatabaseFacts,
     Settings,
     derived_names,
-    desired,
     secrets,
 )
 from multidb.secrets import Alternate, Secret, SecretRef

@@ -15,7 +15,10 @@ from multidb.model import Action, Alternates, App, Change, Inspection, Isolation
 from multidb.plan import diff
 from multidb.provisioners.postgres.isolation.level import isolation
 from multidb.provisioners.postgres.provision import catalog, server_facts
+from multidb.provisioners.postgres.provision.desired import desired
+from multidb.provisioners.postgres.provision.marks import RESTORED
 from multidb.provisioners.postgres.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import (
     Access,
     Database,
@@ -26,10 +29,9 @@ from multidb.provisioners.postgres.provision.resources import (
     ServerDatabase,
     ServerDatabaseFacts,
     Settings,
-    desired,
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, RoleAttribute
-from multidb.provisioners.postgres.provision.statements import RESTORED, identifier, literal, statements
+from multidb.provisioners.postgres.provision.statements import statements
 from multidb.secrets import Alternate, MemorySecretStore
 from tests.unit.postgres.apps import app, context, facts
 

@@ -9,8 +9,9 @@ import pytest
 
 from multidb.model import App, StoreContext
 from multidb.provisioners.postgres.provision import summary
+from multidb.provisioners.postgres.provision.desired import desired
 from multidb.provisioners.postgres.provision.options import AppOptions
-from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, desired
+from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts
 
 FACTS = PostgresFacts(
     product="PostgreSQL",

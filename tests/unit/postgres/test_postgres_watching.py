@@ -10,9 +10,10 @@ from multidb.model import App, Owner, StoreContext
 from multidb.provisioners.postgres.backup import places
 from multidb.provisioners.postgres.isolation import holes_inside
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import catalog_text, script, statements
+from multidb.provisioners.postgres.provision import catalog_text, quoting, script
+from multidb.provisioners.postgres.provision.desired import desired
 from multidb.provisioners.postgres.provision.options import AppOptions
-from multidb.provisioners.postgres.provision.resources import Interior, Membership, PostgresFacts, Settings, desired
+from multidb.provisioners.postgres.provision.resources import Interior, Membership, PostgresFacts, Settings
 from multidb.provisioners.postgres.provision.statements import ending_sessions
 
 FACTS = PostgresFacts(
@@ -78,7 +79,7 @@ def test_a_grant_inside_a_database_is_closed_there() -> None:
 def test_a_name_cannot_part_a_statement() -> None:
     for name in ('a"b', "a\nb", "\\", "a\u2028b", "\x1b[2J", "\U000e0041", "U&", "'", "🦊", '\n"\n'):
         quoted = '"' + name.replace('"', '""') + '"'
-        literal = statements.literal(name)
+        literal = quoting.literal(name)
         line = script.printable(f"REVOKE SELECT ({quoted}) ON TABLE {quoted} FROM {quoted} -- {literal}")
         assert line.isprintable(), line
         if name.isprintable():

@@ -36,8 +36,8 @@ from multidb.provisioners.postgres.backup import (
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.dump import held, reading
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
+from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.roles import AppNames
-from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.secrets import Secret
 
 __all__ = ["PostgresArchive"]

@@ -16,7 +16,7 @@ from multidb.errors import ArchiveError, Refused, ServerError
 from multidb.model import Measures, listed
 from multidb.provisioners.postgres.backup import contents, storage
 from multidb.provisioners.postgres.driver.connection import Connection
-from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
 __all__ = ["exchange", "find"]
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from multidb.errors import Refused
 from multidb.model import listed
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.script import printable
-from multidb.provisioners.postgres.provision.statements import identifier, literal
 
 __all__ = ["AT_SERVER", "Beyond", "Bound", "at_server", "beyond", "inside", "refusal"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multidb.errors import ArchiveError
 from multidb.model import Measures
 from multidb.provisioners.postgres.backup import configuration
-from multidb.provisioners.postgres.provision.statements import literal
+from multidb.provisioners.postgres.provision.quoting import literal
 
 __all__ = [
     "EMPTY",

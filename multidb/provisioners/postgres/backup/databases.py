@@ -17,7 +17,7 @@ from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
-from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.secrets import Secret
 
 __all__ = ["Databases"]

@@ -21,10 +21,10 @@ from multidb.model import App, Owner, Server, listed
 from multidb.provisioners.postgres.backup.places import DELEGATE, place_mark
 from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import derived_names
 from multidb.provisioners.postgres.provision.roles import AppNames
 from multidb.provisioners.postgres.provision.script import printable
-from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret, generate
 
 __all__ = ["Delegate", "Delegates"]

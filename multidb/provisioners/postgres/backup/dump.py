@@ -24,8 +24,8 @@ from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.script import printable
-from multidb.provisioners.postgres.provision.statements import identifier, literal
 
 __all__ = ["LOOK_INTERVAL", "FILE", "backup", "held", "reading"]
 

@@ -20,7 +20,7 @@ from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside, creation
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
-from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
 __all__ = ["SetExtension", "Destination", "lay", "read", "settle"]
 

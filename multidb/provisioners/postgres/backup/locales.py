@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from multidb.provisioners.postgres.provision.statements import literal
+from multidb.provisioners.postgres.provision.quoting import literal
 
 __all__ = ["Locale"]
 

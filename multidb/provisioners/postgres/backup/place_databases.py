@@ -20,8 +20,8 @@ from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.places import NEW, OLD, SCRATCH, parse_place_mark, place_mark, place_names
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
-from multidb.provisioners.postgres.provision.catalog import parse_mark
-from multidb.provisioners.postgres.provision.statements import RESTORED, UNFINISHED, identifier, literal, mark
+from multidb.provisioners.postgres.provision.marks import RESTORED, UNFINISHED, mark, parse_mark
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
 __all__ = ["discard", "leftovers", "make_like_set", "prepare", "replace", "require_unbound"]
 

@@ -23,10 +23,10 @@ from multidb.provisioners.postgres.driver.connection import Answer, Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
-from multidb.provisioners.postgres.provision.catalog import parse_mark
+from multidb.provisioners.postgres.provision.marks import UNFINISHED, mark, parse_mark
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, derived_names
 from multidb.provisioners.postgres.provision.script import printable
-from multidb.provisioners.postgres.provision.statements import UNFINISHED, identifier, literal, mark
 
 __all__ = ["require_none_of_others", "restore"]
 

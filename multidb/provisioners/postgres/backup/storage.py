@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from multidb.provisioners.postgres.provision.statements import identifier
+from multidb.provisioners.postgres.provision.quoting import identifier
 
 __all__ = ["Stored", "find", "read"]
 

@@ -33,7 +33,7 @@ from multidb.provisioners.postgres.driver import session_settings
 from multidb.provisioners.postgres.driver.known_powers import KNOWN_POWERS
 from multidb.provisioners.postgres.driver.refusals import Refusal, connection_error, refusal_error, refusal_of
 from multidb.provisioners.postgres.driver.session_settings import Powers
-from multidb.provisioners.postgres.provision.statements import identifier
+from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.secrets import Secret, redact
 
 __all__ = [

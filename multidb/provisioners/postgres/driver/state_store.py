@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 from multidb.errors import Conflict, Locked, ServerDown, ServerError, ServerSlow, StateUnavailable, UsageError
 from multidb.model import Server
 from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
-from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.secrets import Secret
 from multidb.state_store import (
     TURN,

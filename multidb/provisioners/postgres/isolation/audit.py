@@ -18,9 +18,9 @@ from multidb.provisioners.postgres.driver.connection import Answer, Connection
 from multidb.provisioners.postgres.provision.databases import database_names
 from multidb.provisioners.postgres.provision.logins import Login, enter, logins
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions, ServerOptions
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, only_reads
 from multidb.provisioners.postgres.provision.roles import READER
-from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import generate
 
 __all__ = ["probe"]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from multidb.model import Action, Change, FieldChange, Hole, Inspection, Owner, Resource
+from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.resources import (
     PUBLIC,
     Access,
@@ -18,7 +19,7 @@ from multidb.provisioners.postgres.provision.resources import (
 )
 from multidb.provisioners.postgres.provision.roles import POWERS
 from multidb.provisioners.postgres.provision.script import lines
-from multidb.provisioners.postgres.provision.statements import identifier, statements
+from multidb.provisioners.postgres.provision.statements import statements
 
 __all__ = ["holes_in_resources"]
 

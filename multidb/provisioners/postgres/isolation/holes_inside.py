@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from multidb.model import Hole, Inspection, Searched, counted
 from multidb.provisioners.postgres.isolation.inventory import CATALOGS
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PUBLIC, Interior, derived_names
 from multidb.provisioners.postgres.provision.script import lines
-from multidb.provisioners.postgres.provision.statements import identifier, literal
 
 __all__ = ["SearchedDatabase", "holes_inside", "lends", "searched_inside", "with_lent"]
 

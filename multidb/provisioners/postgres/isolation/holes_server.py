@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from multidb.model import Hole, Inspection, Remark, Resource, Searched, Unread
 from multidb.provisioners.postgres.isolation.inventory import HARMLESS_SETTINGS, SHARED
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import (
     PUBLIC,
     Database,
@@ -23,7 +24,6 @@ from multidb.provisioners.postgres.provision.resources import (
 )
 from multidb.provisioners.postgres.provision.roles import POWERS
 from multidb.provisioners.postgres.provision.script import lines
-from multidb.provisioners.postgres.provision.statements import identifier, literal
 
 __all__ = [
     "databases_beside",

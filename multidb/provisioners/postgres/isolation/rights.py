@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from multidb.provisioners.postgres.provision.statements import identifier
+from multidb.provisioners.postgres.provision.quoting import identifier
 
 __all__ = [
     "Default",

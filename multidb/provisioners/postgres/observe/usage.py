@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multidb.model import App, AppUsage, DerivedName, Query, ServerUsage
+from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, derived_names
-from multidb.provisioners.postgres.provision.statements import identifier
 
 __all__ = ["INSIDE", "QUERY", "enterable", "parameters", "queries_query", "read"]
 

@@ -13,7 +13,7 @@ from multidb.provisioners.postgres.backup.bound import Beyond, beyond
 from multidb.provisioners.postgres.backup.configuration import Relation
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
-from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
 __all__ = ["AdminInside", "creation"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from multidb.model import AdminPassword, Facts, Statement
+from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.scram import verifier
-from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.secrets import SecretRef
 
 __all__ = ["ADMIN_PASSWORD"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from multidb.model import App, Finding, Level
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
+from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.resources import PostgresFacts
-from multidb.provisioners.postgres.provision.statements import identifier
 
 __all__ = ["admin_rights"]
 

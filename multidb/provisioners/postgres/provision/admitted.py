@@ -16,7 +16,7 @@ from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
 from multidb.provisioners.postgres.provision import interior, reading, summary
-from multidb.provisioners.postgres.provision.statements import NOTHING_PREPARED
+from multidb.provisioners.postgres.provision.interior_statements import NOTHING_PREPARED
 
 __all__ = ["FORMS", "QUERIES", "Form", "require"]
 

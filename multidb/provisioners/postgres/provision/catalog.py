@@ -8,7 +8,6 @@ and none of them must be called by an administrator's query.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from multidb.model import Inspection, Owner, Resource
 from multidb.provisioners.postgres.backup.places import DELEGATES
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.marks import parse_mark
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions, duration_of, duration_text
 from multidb.provisioners.postgres.provision.resources import (
     MANAGED_SETTINGS,
@@ -35,22 +35,18 @@ from multidb.provisioners.postgres.provision.resources import (
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, AppNames, slot_of
 from multidb.provisioners.postgres.provision.setting_values import stored_values
-from multidb.provisioners.postgres.provision.statements import UNFINISHED
 
 __all__ = [
     "InteriorStatus",
     "Overview",
     "overview_parameters",
     "overview_query",
-    "parse_mark",
     "privileges_of",
     "read_overview",
     "without_known",
 ]
 
-_MARK = re.compile(r"multidb:([^/\s]+)/(\S+)(?:\s+(.*))?", re.DOTALL)
 _BECOMING = frozenset({"role", "session_authorization"})  # whom a session becomes is never copied
-_REVISION = re.compile(r"[0-9a-f]{8}")
 
 
 def overview_query(facts: PostgresFacts) -> str:
@@ -177,15 +173,6 @@ def without_known(resources: Iterable[Resource], known: frozenset[str]) -> Itera
                 yield replace(resource, schema_privileges=schema, default_privileges=defaults)
             case _:
                 yield resource
-
-
-def parse_mark(comment: str | None) -> tuple[Owner | None, str]:
-    """Whose a thing is by its comment, and the revision of its inside ("" when unfinished)."""
-    match = _MARK.fullmatch(comment or "")
-    if match is None:
-        return None, ""
-    tail = (match[3] or "").split(" ")[0]
-    return Owner(match[1], match[2]), tail if tail != UNFINISHED and _REVISION.fullmatch(tail) else ""
 
 
 def _half_made(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from multidb.provisioners.postgres.provision.statements import assignment, identifier
+from multidb.provisioners.postgres.provision.quoting import assignment, identifier
 
 __all__ = ["policy", "privilege", "setting", "settings"]
 

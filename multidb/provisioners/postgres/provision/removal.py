@@ -18,9 +18,11 @@ from typing import Any, Final
 from multidb.errors import Refused
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.postgres.backup.places import place_mark, place_names
+from multidb.provisioners.postgres.provision.marks import mark
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, derived_names
 from multidb.provisioners.postgres.provision.roles import POWERS
-from multidb.provisioners.postgres.provision.statements import ending_sessions, identifier, literal, mark
+from multidb.provisioners.postgres.provision.statements import ending_sessions
 
 __all__ = ["orphans", "removal", "suspension"]
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Final
 
-from multidb.provisioners.postgres.provision.statements import identifier
+from multidb.provisioners.postgres.provision.quoting import identifier
 
 __all__ = ["lines", "printable"]
 

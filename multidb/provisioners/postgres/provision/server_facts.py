@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from multidb.errors import WrongVersion
 from multidb.provisioners.postgres.driver.session_settings import OLDEST
-from multidb.provisioners.postgres.provision.catalog import parse_mark
+from multidb.provisioners.postgres.provision.marks import MARK_PREFIX, parse_mark
 from multidb.provisioners.postgres.provision.resources import (
     Extension,
     PostgresFacts,
@@ -16,7 +16,6 @@ from multidb.provisioners.postgres.provision.resources import (
     ServerDatabaseFacts,
 )
 from multidb.provisioners.postgres.provision.roles import READER
-from multidb.provisioners.postgres.provision.statements import MARK_PREFIX
 
 __all__ = ["VERIFIER", "facts_query", "read_facts", "require_version"]
 

@@ -51,10 +51,10 @@ from multidb.provisioners.postgres.provision import (
     summary,
 )
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
+from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.requirements import unmet
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, Reading, Role, password_ref
 from multidb.provisioners.postgres.provision.script import printable
-from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.provisioners.postgres.provision.transactions import HELD, batches, filled, hint_for, retryable, send
 from multidb.secrets import Alternate, Secret, SecretStore, redact
 

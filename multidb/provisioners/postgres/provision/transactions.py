@@ -13,8 +13,8 @@ from multidb.model import (
 )
 from multidb.provisioners.postgres.driver.connection import Answer, Connection
 from multidb.provisioners.postgres.driver.refusals import Refusal
+from multidb.provisioners.postgres.provision.quoting import literal
 from multidb.provisioners.postgres.provision.resources import PostgresFacts
-from multidb.provisioners.postgres.provision.statements import literal
 from multidb.secrets import SecretStore
 
 __all__ = ["HELD", "batches", "filled", "hint_for", "retryable", "send"]

@@ -40,6 +40,8 @@ class Pooler:
         users: whom it runs as, the first that there is.
         tls_files: files that it needs beside certificate and key where it speaks TLS, and the template of each.
         start_timeout: seconds until it has to be healthy once it was started.
+        takes_certificate: run in its container, has it take another certificate, key and authority while it runs, from
+            where its start puts them; empty where only a start does.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Pooler:
     users: tuple[str, ...] = ()
     tls_files: Mapping[str, str] = field(default_factory=dict)
     start_timeout: float = 150.0
+    takes_certificate: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,18 @@ class ComposeStart:
             return False
         return True
 
+    def _pooler_takes(self, pooler: Pooler, stack: Stack) -> bool:
+        """Has a pooler that runs take the certificate that was made for it, and the authority of its server's."""
+        if not pooler.takes_certificate:
+            return False
+        self._report(pooler.name, "taking another certificate")
+        try:
+            stack.engine.execute(pooler.name, _COPYING)
+            stack.engine.execute(pooler.name, pooler.takes_certificate)
+        except ServerError:
+            return False
+        return True
+
     def _started(self, containers: Sequence[Container]) -> dict[str, ServerStatus]:
         """Has Compose start the servers, and waits for them. One that it cannot start does not keep the others."""
         for container in containers:
@@ -209,7 +221,10 @@ class ComposeStart:
     def _pooler_started(self, pooler: Pooler, container: Container, seen: Mapping[str, ContainerState]) -> Verdict:
         stack, name = self._servers.stack(container), pooler.name
         self._report(name, "starting")
-        if outdated(seen.get(name), [stack.folder / name, stack.folder / "tls" / name]):
+        present, own = seen.get(name), [*(stack.folder / "tls" / name).glob("*")]
+        known_by_name = [path for path in own if path.name in (*_CERTIFICATE, _TRUSTED)]
+        files = [stack.folder / name, *(path for path in own if path not in known_by_name)]
+        if outdated(present, files) or (outdated(present, known_by_name) and not self._pooler_takes(pooler, stack)):
             self._servers.stop(stack, name, self._report)
         try:
             self._compose_up(stack, [name])

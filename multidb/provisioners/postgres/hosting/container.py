@@ -25,6 +25,7 @@ POOLER: Final = Pooler(
     files={f"pgbouncer/{name}": f"pgbouncer/{name}.j2" for name in ("pgbouncer.ini", "start.sh", "setup.sh")},
     users=("nobody",),
     tls_files={"key.sh": "tls/key.sh.j2"},
+    takes_certificate=("sh", "-c", "kill -HUP 1"),  # its start script has become PgBouncer
 )
 
 

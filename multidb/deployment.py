@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -296,6 +296,27 @@ class Deployment:
                 made[ref] = identity.bundle()
             identities[name] = identity
         return TlsMaterial("".join(trusted), identities), made
+
+    def forget_certificates(self, servers: Iterable[str]) -> None:
+        """Has the next `files` make the certificates of these servers and poolers anew, as if they were due.
+
+        Args:
+            servers: by the names of their containers.
+        """
+        refs = {SecretRef("@tls", "tls", server) for server in servers}
+        self.state.secrets.delete(refs & self.state.secrets.refs(_AUTHORITY_REF.owner))
+
+    def replace_authority(self) -> None:
+        """Has the next `files` make another authority. The one until now is trusted until `distrust_former`: servers
+        that run still have certificates of it."""
+        authority = self.state.secrets.get(_AUTHORITY_REF)
+        if authority is not None:
+            self.state.secrets.put({_FORMER_REF: authority})
+        self.state.secrets.delete({_AUTHORITY_REF, _SUCCESSOR_REF} & self.state.secrets.refs(_AUTHORITY_REF.owner))
+
+    def distrust_former(self) -> None:
+        """Has the next `files` trust no authority but the one that signs, and its successor."""
+        self.state.secrets.delete({_FORMER_REF} & self.state.secrets.refs(_AUTHORITY_REF.owner))
 
     def certificates(self) -> dict[str, datetime | None]:
         """When each certificate of the deployment ends, in UTC, by whose it is: the authority's, a server's, or a given

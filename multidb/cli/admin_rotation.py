@@ -63,7 +63,9 @@ def rotate_admins(run: Run, asked: RotationOptions, app: str | None, *, yes: boo
                 done.append(_take(run, engine, rotation, name, step, force=asked.force))
     documents = [_document(engine, rotation, one) for one in done]
     left = [_left_out(name, why) for name, why in rotation.left_out.items()]
-    output.document(not any(one.error for one in done), {"apps": [], "servers": [*documents, *left]})
+    output.document(
+        not any(one.error for one in done), {"apps": [], "servers": [*documents, *left], "certificates": []}
+    )
     for line, style in _lines(rotation, done, admin_changes(engine.state)):
         output.say(line, style=style)
     return next((one.error.exit_code for one in done if one.error is not None), 0)

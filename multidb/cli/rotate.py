@@ -55,6 +55,7 @@ class _Done:
         "multidb rotate --auto --after 1h    (what is due; for a timer)",
         "multidb rotate --older-than 90d",
         "multidb rotate --admin --store postgres      (its admin's password)",
+        "multidb rotate --certificates      (of servers in containers, with tls: own)",
     )
 )
 @with_run("rotate")
@@ -81,6 +82,12 @@ def rotate(  # noqa: PLR0913 (an option is an argument)
     admin: Annotated[
         bool, typer.Option("--admin", help="Not apps' credentials, but the passwords of the servers' admins.")
     ] = False,
+    certificates: Annotated[
+        bool, typer.Option("--certificates", help="The certificates of servers in containers, with deploy: {tls: own}.")
+    ] = False,
+    authority: Annotated[
+        bool, typer.Option("--authority", help="With --certificates: another authority, too; after a leak of its key.")
+    ] = False,
     yes: YesOption = False,
 ) -> int:
     """Give an app new credentials on its stores while it works: new ones beside the old, and later the old ones off.
@@ -90,6 +97,9 @@ def rotate(  # noqa: PLR0913 (an option is an argument)
 
     With --admin it is the password of each server's admin, or its api key, that is replaced: at once where the server
     takes another one while it runs, else in the same two steps. Apps keep their credentials and their sessions.
+
+    With --certificates the servers in containers get new ones now, which `multidb up` makes by itself when they are
+    due. Those that can take one while they run refuse nobody; the others are started anew.
     """
     output = run.output
     chosen = {Step.PREPARE: prepare, Step.FINISH: finish, Step.ABORT: abort, Step.NOW: now, Step.AUTO: auto}
@@ -97,6 +107,11 @@ def rotate(  # noqa: PLR0913 (an option is an argument)
     if len(steps) > 1:
         raise UsageError(f"--{steps[0]} and --{steps[1]} are two steps", hint="name one of them")
     in_scope = scope([name] if name else None, stores)
+    if certificates or authority:
+        from multidb.cli.certificate_rotation import rotate_certificates
+
+        _require_alone(authority=authority, certificates=certificates, others=admin or force or bool(steps or name))
+        return rotate_certificates(run, in_scope.stores, authority=authority, yes=yes)
     asked = RotationOptions(
         steps[0] if steps else Step.PREPARE,
         in_scope.stores,
@@ -125,9 +140,20 @@ def rotate(  # noqa: PLR0913 (an option is an argument)
         raise done[0].error
     ages = credential_ages(engine.state, apps)
     documents = [_document(engine, one, ages) for one in done]
-    output.document(not any(one.error for one in done), {"apps": documents, "servers": []})
+    output.document(not any(one.error for one in done), {"apps": documents, "servers": [], "certificates": []})
     _show(output, done, asked.step)
     return next((one.error.exit_code for one in done if one.error is not None), 0)
+
+
+def _require_alone(*, authority: bool, certificates: bool, others: bool) -> None:
+    """`UsageError` where the options for certificates do not go together with the others."""
+    if not certificates:
+        raise UsageError("--authority is of certificates", hint="multidb rotate --certificates --authority")
+    if others:
+        raise UsageError(
+            "--certificates is about servers, and is one step",
+            hint="name a store at most: --certificates --store STORE",
+        )
 
 
 def _require_sense(asked: RotationOptions, name: str | None) -> None:

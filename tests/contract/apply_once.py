@@ -28,7 +28,7 @@ settings = case.provisioner.app_options(**case.app_options)
 project = Project(
     name="contract",
     runtime=RuntimeKind.EMBEDDED,
-    apps={app: App(app, app, {store: settings}) for app in document["apps"]},
+    apps={app: App(app, app.replace("_", "-"), {store: settings}) for app in document["apps"]},
     servers=(ServerSpec(store, store, case.provisioner.server_options(**document["options"])),),
     root=document["root"],
 )

@@ -30,6 +30,7 @@ from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.provision.options import ServerOptions
 from multidb.secrets import Secret
 from tests.support.case import Drift, Lesser, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.load_qdrant import CLIENTS
 
 READ_ONLY_KEY = "another-key-of-the-tests-that-only-reads"
 VECTOR = [0.1, 0.2, 0.3, 0.4]
@@ -485,6 +486,7 @@ CASES = [
         refused="GET /collections/of_another",
         threats=THREATS,
         lesser=[Lesser("a key that only reads", _reader, "it is a read-only key")],
+        clients=CLIENTS,
     ),
     StoreCase(
         name="qdrant-local",

@@ -440,8 +440,8 @@ def test_apps_with_servers_of_their_own_over_tls(
 def test_a_pooler_over_tls_and_renewed_certificates(
     engine: Engine, compose: list[str], left_out: dict[str, str], tmp_path: Path
 ) -> None:
-    """Strategy single, with a pooler before Postgres. The next `up` gives both the certificates made anew, and starts
-    neither anew; a client that waits for nothing but connections is refused none."""
+    """Strategy single, with a pooler before Postgres. Both take new certificates, and those of another authority,
+    without a start; a client that waits for nothing but connections is refused none."""
     if "pgbouncer" in left_out:
         pytest.skip(left_out["pgbouncer"])
     project = "multidbtest7"
@@ -471,19 +471,17 @@ def test_a_pooler_over_tls_and_renewed_certificates(
             "pgbouncer": (address_of(engine, running["pgbouncer"]), 6432),
         }
         former = {name: shown_certificate(*address) for name, address in addresses.items()}
-        secrets = tmp_path / ".multidb" / "secrets.json"
-        document = json.loads(secrets.read_text())
-        for name in addresses:
-            del document["secrets"][f"@tls/tls/{name}"]
-        secrets.write_text(json.dumps(document))
         client = threading.Thread(target=keep_connecting, args=(addresses,))
         client.start()
+        for options in ((), ("--authority",)):
+            command = ("rotate", "--certificates", *options, "--yes", "--json")
+            rotated = run(folder, engine, *command).json()["certificates"]
+            former = unlike(former, addresses)
+            said += run_app(compose, engine, tmp_path / "infrastructure", "lernmi")
         run(folder, engine, "up")
         renewed = services_of(engine, project)
-        until(lambda: all(shown_certificate(*address) != former[name] for name, address in addresses.items()))
         done.set()
         client.join()
-        said += run_app(compose, engine, tmp_path / "infrastructure", "lernmi")
         run(folder, engine, "plan", "--check")
         status = run(folder, engine, "status", "--json").json()["servers"]
     finally:
@@ -494,10 +492,25 @@ def test_a_pooler_over_tls_and_renewed_certificates(
     assert "@pgbouncer:6432/lernmi?sslmode=verify-full" in address
     assert {each["server"]: each["state"] for each in up} == {"postgres": "running", "pgbouncer": "running"}
     assert set(running) == {"postgres", "pgbouncer"}, "up starts servers, not apps"
-    assert said == ["postgres own ok"] * 2
+    assert said == ["postgres own ok"] * 3
+    assert [(one["name"], one["restarted"], one["error"]) for one in rotated] == [
+        (name, False, None) for name in ("authority", "postgres", "pgbouncer")
+    ]
     assert renewed == running
     assert refused == []
     assert {each["state"] for each in status} == {"running"}
+
+
+def unlike(former: Mapping[str, bytes], addresses: Mapping[str, tuple[str, int]]) -> dict[str, bytes]:
+    """The certificates that are shown once each is another one."""
+    shown: dict[str, bytes] = {}
+
+    def others() -> bool:
+        shown.update({name: shown_certificate(*address) for name, address in addresses.items()})
+        return all(shown[name] != former[name] for name in addresses)
+
+    until(others)
+    return shown
 
 
 def address_of(engine: Engine, container: str) -> str:

@@ -247,11 +247,25 @@ class RotatedServerDocument(DocumentPart):
     error: ErrorDocument | None
 
 
+class RotatedCertificateDocument(DocumentPart):
+    """A new certificate of a server in a container, of a pooler before one, or of the authority."""
+
+    name: str
+    """Of the container; `authority`."""
+    until: AwareDatetime | None
+    """When it ends."""
+    restarted: bool
+    """Whether what has it was started anew."""
+    error: str | None
+    """Why it did not take it; `multidb up` tries again."""
+
+
 class RotateDocument(ResultDocument):
-    """New credentials of apps; with `--admin`, new passwords of the servers' admins."""
+    """New credentials of apps; with `--admin`, new passwords of the servers' admins; with `--certificates`, theirs."""
 
     apps: list[RotatedAppDocument]
     servers: list[RotatedServerDocument]
+    certificates: list[RotatedCertificateDocument]
 
 
 class RenameAppDocument(ResultDocument):

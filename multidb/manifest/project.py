@@ -230,10 +230,12 @@ class _Reading:
             )
             return None
         stores = self._stores_of(tree)
+        profiles = self._profiles_of(app_id, tree, stores)
         for store in self._stores:
             block = tree.entries.get(store)
             if store in stores:
-                options = over(defaults.get(store), block.value if block else Mapping({}, place))
+                options = over(defaults.get(store), profiles.get(store, Mapping({}, place)))
+                options = over(options, block.value if block else Mapping({}, place))
                 tree = tree.with_value(store, options)
             elif block is not None:
                 self._problems.append(
@@ -258,6 +260,19 @@ class _Reading:
             modes={store: mode for store, mode in read.mode.items() if store in read.stores},
             where=str(place),
         )
+
+    def _profiles_of(self, app_id: str, tree: Mapping, stores: frozenset[str]) -> dict[str, Node]:
+        """The options that the app's ``profile`` stands for, by store."""
+        named = tree.get("profile")
+        if not isinstance(named, Scalar) or named.value is None:
+            return {}
+        known = {store: schema.profiles for store, schema in self._stores.items() if store in stores}
+        if not any(named.text in names for names in known.values()):
+            usual = ", ".join(sorted({name for names in known.values() for name in names})) or "none"
+            message = f"app {app_id}: no store of it has a profile {named.text}"
+            self._problems.append(named.place.problem(message, f"They have: {usual}."))
+        options = from_plain({"profile": named.text}, named.place)
+        return {store: options for store, names in known.items() if named.text in names}
 
     def _stores_of(self, tree: Mapping) -> frozenset[str]:
         """The stores of an app, as far as they can be told before it is validated."""

@@ -63,6 +63,7 @@ class StoreSchema:
         check: what only a look at all apps can tell; yields the app and what is wrong with it.
         keeps_state: a project's state can be kept on one of its servers.
         poolers: what can stand before its servers in containers; a profile each.
+        profiles: what an app's option ``profile`` of the store may be.
     """
 
     name: str
@@ -77,6 +78,7 @@ class StoreSchema:
     usual: bool = True
     keeps_state: bool = False
     poolers: tuple[Pooler, ...] = ()
+    profiles: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, provisioner: Provisioner, *, usual: bool = True) -> Self:
@@ -94,6 +96,7 @@ class StoreSchema:
             usual=usual,
             keeps_state=provisioner.state_store is not None,
             poolers=provisioner.poolers,
+            profiles=provisioner.profiles,
         )
 
 
@@ -128,6 +131,11 @@ class AppEntry(Section):
         pattern=_TENANT,
         json_schema_extra={"errorMessage": "must be 1 to 63 letters, digits, '.', '_' or '-', such as digi-core"},
         description="What the app is called in data that tenants share. Default: the app's id.",
+    )
+    profile: str | None = Field(
+        default=None,
+        description="The library or application that the app is made of: the profile of each of its stores that knows "
+        "it. An option beside it says otherwise.",
     )
     labels: dict[str, str] = Field(default_factory=dict, description="Free words for people and scripts.")
     backup: Annotated[AppBackup, _or_empty(AppBackup)] = Field(default=AppBackup(), description="Backups of this app.")

@@ -138,6 +138,8 @@ class Provisioner:
     """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
     reserved: tuple[str, ...] = ()
     """Names that the server keeps for itself, as shell patterns (``pg_*``): no app id and no derived name is one."""
+    profiles: tuple[str, ...] = ()
+    """What an app's option ``profile`` of the store may be: libraries and applications that it knows the needs of."""
     shared_options: tuple[str, ...] = ()
     """Lists among an app's options through which it reaches other apps (``channels``): no clone gets its original's."""
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None

@@ -64,7 +64,7 @@ from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.hosting.container import POOLER, containers
 from multidb.provisioners.postgres.isolation import level
 from multidb.provisioners.postgres.observe import advice
-from multidb.provisioners.postgres.provision import desired, environment, options, resources, statements
+from multidb.provisioners.postgres.provision import applications, desired, environment, options, resources, statements
 from multidb.provisioners.postgres.provision.admin_password import ADMIN_PASSWORD
 from multidb.secrets import Secret
 from multidb.state_store import StateStore
@@ -174,6 +174,7 @@ PROVISIONER = Provisioner(
     scripts=True,
     statement_end=";",
     reserved=resources.RESERVED,
+    profiles=tuple(applications.ApplicationName),
     own=("pg_*", "public"),
     advise=advice.advise,
     state_store=_state_store,

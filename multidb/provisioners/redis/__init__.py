@@ -103,6 +103,7 @@ from multidb.provisioners.redis.provision.admin_password import ADMIN_PASSWORD
 from multidb.provisioners.redis.provision.environment import env
 from multidb.provisioners.redis.provision.numbers import allocate, check
 from multidb.provisioners.redis.provision.options import STORE, AppOptions, ServerOptions
+from multidb.provisioners.redis.provision.profiles import ProfileName
 from multidb.provisioners.redis.provision.resources import alternates, derived_names, desired, secrets
 from multidb.provisioners.redis.provision.statements import statements
 from multidb.secrets import Secret
@@ -174,6 +175,7 @@ def _reader(tenant: Tenant, question: Question, admin: Secret | None) -> Abstrac
 
 PROVISIONER = Provisioner(
     name=STORE,
+    profiles=tuple(ProfileName),
     title="Redis",
     app_options=AppOptions,
     server_options=ServerOptions,

@@ -73,9 +73,8 @@ def test_an_overlay_needs_nothing_and_is_checked_for_the_rest() -> None:
 
 def test_the_keys_of_an_app_and_their_descriptions_are_there_for_completion() -> None:
     entry = SCHEMA["$defs"]["AppEntry"]["properties"]
-    assert {"stores", "tenant_id", "labels", "quota", "backup", "deploy", "rotate", "files", "mode", *STORES} == set(
-        entry
-    )
+    known = {"stores", "tenant_id", "profile", "labels", "quota", "backup", "deploy", "rotate", "files", "mode"}
+    assert known | set(STORES) == set(entry)
     assert SCHEMA["$defs"]["TableOptions"]["properties"]["connection_limit"]["description"] == "Connections at once."
     for section in ("", "AppEntry", "Backup", "Keep", "Deploy", "AppDeploy", "AppBackup"):
         part = SCHEMA["$defs"][section] if section else SCHEMA

@@ -17,6 +17,7 @@ from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.isolation.level import isolation
 from multidb.provisioners.postgres.observe.advice import advise
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.applications import APPLICATIONS, ApplicationName
 from multidb.provisioners.postgres.provision.desired import desired
 from multidb.provisioners.postgres.provision.environment import env
 from multidb.provisioners.postgres.provision.options import AppOptions, duration_of, duration_text
@@ -187,6 +188,31 @@ def test_what_only_reads_is_led_to_the_replica(replica: str, at: str) -> None:
     assert variables["LERNMI_DB_READONLY_URL"] == Secret(f"postgresql://lernmi_readonly:x@{at}/lernmi")
     assert variables["LERNMI_DB_READER_BI_URL"] == Secret(f"postgresql://lernmi_reader_bi:x@{at}/lernmi")
     assert variables["DATABASE_URL"] == Secret("postgresql://lernmi_user:x@db:5432/lernmi")
+
+
+@pytest.mark.parametrize("name", list(ApplicationName))
+def test_a_profile_gives_the_variables_of_its_application_and_what_the_entry_does_not_say(
+    name: ApplicationName,
+) -> None:
+    nasty = Secret("p@ss {host}:w/rd%")
+    plain, made = app(), app(profile=name)
+    variables, usual = (env(one, context(), Endpoint("db", 5433), lambda _: nasty) for one in (made, plain))
+    more = {variable: variables[variable] for variable in variables.keys() - usual.keys()}
+    assert set(more) == set(APPLICATIONS[name].variables)
+    values = [value.reveal() if isinstance(value, Secret) else value for value in more.values()]
+    assert nasty.reveal() in values or any(
+        "lernmi_user:p%40ss" in value and ":5433/lernmi" in value for value in values
+    )
+    assert nasty.reveal() not in repr(more)
+    options = made.stores["postgres"]
+    assert isinstance(options, AppOptions)
+    assert options.connection_limit == APPLICATIONS[name].connection_limit
+    assert AppOptions(profile=name, connection_limit=3).connection_limit == 3
+
+
+def test_an_application_that_makes_tables_while_it_runs_has_simple_roles() -> None:
+    with pytest.raises(ValidationError, match="roles: simple"):
+        AppOptions(profile="directus", roles="split")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("replica", ["a b", "http://a", "a:b", "a:1/x", "a,b", "[::1", ""])

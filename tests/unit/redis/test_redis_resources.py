@@ -409,7 +409,18 @@ def test_what_a_profile_names_is_the_apps_own(name: ProfileName) -> None:
     user = wanted_user(profile=name)
     assert user.scripts
     assert all(channel.startswith(("lernmi:", "/3.")) for channel in user.channels)
-    assert all(value.startswith("{app}:") for value in PROFILES[name].variables.values())
+    own = ("{app}:", "{url}", "{host}", "{port}", "{user}", "{password}", "{number}")
+    assert all(value.startswith(own) for value in PROFILES[name].variables.values())
+
+
+def test_a_profile_of_an_application_gives_the_variables_that_it_reads() -> None:
+    variables = PROVISIONER.env(app(profile="n8n"), context(), Endpoint("redis", 6379), lambda ref: Secret("pass word"))
+    names = ("PREFIX", "REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_DB")
+    given = [variables[f"QUEUE_BULL_{name}"] for name in names]
+    number = variables["REDIS_DB"]
+    assert given == ["lernmi:bull", "redis", "6379", "lernmi_user", Secret("pass word"), number]
+    broker = PROVISIONER.env(app(profile="airflow"), context(), Endpoint("redis", 6379), lambda ref: Secret("x"))
+    assert broker["AIRFLOW__CELERY__BROKER_URL"] == broker["REDIS_URL"]
 
 
 @pytest.mark.parametrize("name", [ProfileName.RQ, ProfileName.SIDEKIQ])

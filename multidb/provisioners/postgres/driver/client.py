@@ -12,6 +12,8 @@ import psycopg
 from multidb.errors import NotAllowed
 from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant, counted
 from multidb.provisioners.postgres.driver.refusals import connection_error
+from multidb.provisioners.postgres.provision.applications import application_variables
+from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.secrets import Secret, revealed
 
 __all__ = ["client"]
@@ -30,7 +32,12 @@ def client(tenant: Tenant, access: AppAccess) -> AppClient:
     if access is AppAccess.MIGRATION:
         straight = tenant.env.get("DATABASE_URL_DIRECT", url)
         url = _unlimited(revealed(tenant.env.get(f"{prefix}_MIGRATE_URL", straight)))
-        variables = _variables(url, revealed(tenant.env["DATABASE_URL_ASYNC"]), prefix)
+        asynchronous = revealed(tenant.env["DATABASE_URL_ASYNC"])
+        variables = _variables(url, asynchronous, prefix)
+        profile = AppOptions.of(tenant.app.stores[STORE]).profile
+        if profile is not None:  # whose limits of time PGOPTIONS takes away, where its driver is libpq
+            bare = revealed(tenant.env.get(f"{prefix}_MIGRATE_URL", straight))
+            variables |= application_variables(profile, bare, revealed(variables["DATABASE_URL_ASYNC"]))
     timeout = max(2, round(tenant.server.timeout))
     parts = urlsplit(url)
     env: dict[str, str | Secret] = {

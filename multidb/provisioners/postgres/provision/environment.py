@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import quote, urlencode
 
 from multidb.model import App, Endpoint, StoreContext
+from multidb.provisioners.postgres.provision.applications import application_variables
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.resources import only_reads, password_ref, reading_variables
 from multidb.provisioners.postgres.provision.roles import AppNames, slot_of
@@ -71,6 +72,8 @@ def _env_at(
         variables["PGSSLROOTCERT"] = authority
     if options.roles == "split":
         variables[f"{prefix}_DB_MIGRATE_URL"] = url("migrate")
+    if options.profile is not None:
+        variables |= application_variables(options.profile, url("user").reveal(), url("user", tls=asyncpg).reveal())
     if options.test_database:  # by the login that may make tables: whoever runs tests begins with migrations
         login = "migrate" if options.roles == "split" else "user"
         variables["TEST_DATABASE_URL"] = url(login, database=AppNames.of(app.id).test_database)

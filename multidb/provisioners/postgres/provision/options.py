@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
 from multidb.model.options import ContainerOptions, Section
+from multidb.provisioners.postgres.provision.applications import APPLICATIONS, ApplicationName
 
 __all__ = ["NAME_LIMIT", "STORE", "AppOptions", "Duration", "Reader", "ServerOptions", "duration_of", "duration_text"]
 
@@ -99,6 +100,11 @@ class AppOptions(Section):
         description="simple: the app's login may change its own schema. split: a separate <app>_migrate login does, "
         "which before Postgres 17 also refreshes materialized views.",
     )
+    profile: ApplicationName | None = Field(
+        default=None,
+        description="The application that the app is, as its makers ship it: gives it the variables that it reads, "
+        "connections for its workers, and ten minutes for a statement, since it migrates when it starts.",
+    )
     test_database: bool = Field(
         default=False,
         description="A second database <app>_test for the app's tests, with the same logins, rights and limits; its "
@@ -141,6 +147,20 @@ class AppOptions(Section):
         pattern=r"^[A-Za-z0-9_.@-]+$",
         description="Locale of a new database, as the server's system knows it; the server's default without it.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_profile_says(cls, value: Any) -> Any:
+        name = value.get("profile") if isinstance(value, Mapping) else None
+        if not isinstance(name, str) or name not in set(ApplicationName):
+            return value
+        return {**APPLICATIONS[ApplicationName(name)].options, **value}
+
+    @model_validator(mode="after")
+    def _what_the_profile_needs(self) -> AppOptions:
+        if self.profile is not None and APPLICATIONS[self.profile].only_simple and self.roles == "split":
+            raise ValueError(f"must be roles: simple with profile: {self.profile}, which makes tables while it runs")
+        return self
 
 
 class ServerOptions(ContainerOptions):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from multidb.model import App, Endpoint, StoreContext
 from multidb.provisioners.redis.provision.resources import password_ref, profile_of, user_name
-from multidb.secrets import Secret, SecretRef
+from multidb.secrets import Secret, SecretRef, revealed
 
 __all__ = ["env"]
 
@@ -32,7 +32,18 @@ def env(
     if number == 0:  # only apps that live under their prefix have it
         variables["REDIS_KEY_PREFIX"] = f"{app.id}:"
     if (profile := profile_of(app)) is not None:
-        variables |= {name: value.format(app=app.id) for name, value in profile.variables.items()}
+        values = {
+            "app": app.id,
+            "host": endpoint.host,
+            "port": endpoint.port,
+            "user": user,
+            "number": number,
+            "url": revealed(variables["REDIS_URL"]),
+            "password": password.reveal(),
+        }
+        for name, value in profile.variables.items():
+            text = value.format_map(values)
+            variables[name] = Secret(text) if "{url}" in value or "{password}" in value else text
     if "ca_file" in endpoint.params:
         variables["REDIS_CA_FILE"] = endpoint.params["ca_file"]
     return variables

@@ -22,6 +22,7 @@ class ProfileName(StrEnum):
     BULLMQ = "bullmq"
     SIDEKIQ = "sidekiq"
     N8N = "n8n"
+    AIRFLOW = "airflow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class Profile:
     Args:
         works_with_prefix: its keys can all be put under ``<app>:``, so that it works with ``isolation: prefix``.
         broadcasts: it subscribes to Celery's broadcast channels under a prefix of its own.
-        variables: names and values, in which ``{app}`` is the app's id.
+        variables: names and values, in which ``{app}`` is the app's id; ``{url}``, ``{host}``, ``{port}``, ``{user}``,
+            ``{password}`` and ``{number}`` are what it connects with.
     """
 
     works_with_prefix: bool
@@ -44,7 +46,19 @@ PROFILES: Final[Mapping[ProfileName, Profile]] = {
     ProfileName.RQ: Profile(False),
     ProfileName.BULLMQ: Profile(True, variables={"BULLMQ_PREFIX": "{app}:bull"}),
     ProfileName.SIDEKIQ: Profile(False),
-    ProfileName.N8N: Profile(True, variables={"QUEUE_BULL_PREFIX": "{app}:bull", "N8N_REDIS_KEY_PREFIX": "{app}:n8n"}),
+    ProfileName.N8N: Profile(
+        True,
+        variables={
+            "QUEUE_BULL_PREFIX": "{app}:bull",
+            "N8N_REDIS_KEY_PREFIX": "{app}:n8n",
+            "QUEUE_BULL_REDIS_HOST": "{host}",
+            "QUEUE_BULL_REDIS_PORT": "{port}",
+            "QUEUE_BULL_REDIS_USERNAME": "{user}",
+            "QUEUE_BULL_REDIS_PASSWORD": "{password}",
+            "QUEUE_BULL_REDIS_DB": "{number}",
+        },
+    ),
+    ProfileName.AIRFLOW: Profile(False, broadcasts=True, variables={"AIRFLOW__CELERY__BROKER_URL": "{url}"}),
 }
 
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from multidb.ports import choose
-from tests.support.command import REPOSITORY, Folder, project_folder
+from tests.support.command import REPOSITORY, Folder, program_output, project_folder
 
 pytestmark = [pytest.mark.server, pytest.mark.rare, pytest.mark.timeout(300)]
 
@@ -26,6 +26,8 @@ version: 1
 project: examples
 runtime: embedded
 apps:
+  jobs: {stores: [postgres, redis], redis: {profile: bullmq}}
+  jobs2: {stores: [postgres, redis], redis: {profile: bullmq, isolation: prefix}}
   notes: {stores: [postgres, redis]}
   notes2: {stores: [postgres, redis], redis: {isolation: prefix}}
   shop: {stores: [postgres, redis], postgres: {test_database: true}}
@@ -37,7 +39,8 @@ PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
     with project_folder("examples-", MANIFEST) as made:
-        shutil.copytree(REPOSITORY / "examples", made.path / "examples")
+        for name in ("clients", "examples"):
+            shutil.copytree(REPOSITORY / name, made.path / name)
         made.ok("up")
         made.ok("apply", "--yes")
         yield made
@@ -82,6 +85,44 @@ def test_fastapi_through_a_rotation(folder: Folder, app: str) -> None:
         folder.ok("rotate", app, "--finish", "--yes")
         assert client.get(f"/notes/{number}").json()["readers"] == 3
         assert client.get("/health/databases").json()["status"] == "healthy"
+
+
+@pytest.fixture(scope="module")
+def built(folder: Folder) -> Path:
+    """The example for Node.js, with its packages."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm: the example's drivers are packages of Node.js")
+    at = folder.path / "examples/node"
+    program_output([npm, "install", "--silent", "--no-audit"], at)
+    program_output([npm, "run", "build"], at)
+    return at
+
+
+@pytest.mark.parametrize("app", ["jobs", "jobs2"])
+def test_node_through_a_rotation(folder: Folder, built: Path, app: str) -> None:
+    port = choose(set())
+    env = {"MULTIDB_ENV_FILE": str(folder.path / "apps" / app / ".env"), "PORT": str(port)}
+    command = ["multidb", "connect", app, "--file", str(folder.path / "multidb.yaml"), "--", "node", "server.js"]
+    with served(command, built, port, env) as client:
+        number = client.post("/notes", params={"text": "three words here"}).json()["id"]
+        deadline = time.monotonic() + 30
+        while client.get(f"/notes/{number}").json()["words"] != 3:
+            assert time.monotonic() < deadline, "the worker has not counted the words"
+            time.sleep(0.1)
+        readers = client.get(f"/notes/{number}").json()["readers"]
+        folder.ok("rotate", app)
+        time.sleep(2)  # the client looks at its file each second
+        assert client.get(f"/notes/{number}").json()["readers"] == readers + 1
+        assert client.get("/notes/999").status_code == 404
+        assert client.get("/health/databases").json()["status"] == "healthy"
+    with served(command, built, port, env) as client:  # a worker with the new credentials
+        folder.ok("rotate", app, "--finish", "--yes")
+        number = client.post("/notes", params={"text": "two words"}).json()["id"]
+        deadline = time.monotonic() + 30
+        while client.get(f"/notes/{number}").json()["words"] != 2:
+            assert time.monotonic() < deadline, "the worker has not counted the words"
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("app", ["shop", "shop2"])

@@ -164,9 +164,12 @@ def test_airflow_migrates_with_split_roles_and_its_workers_answer(
     program_output([*connected(folder, "dags", "--migrate"), airflow, "db", "migrate"], tmp_path, env)
     owners = "SELECT string_agg(DISTINCT tableowner, ' ') FROM pg_tables WHERE schemaname = 'public'"
     assert asked(folder, "dags", owners) == "dags_owner"
+    results = "from airflow.providers.celery.executors.celery_executor import app; app.backend.ResultSession().close()"
+    python = programs / "python"
+    program_output([*connected(folder, "dags", "--migrate"), python, "-c", results], tmp_path, env)
     program_output([*connected(folder, "dags"), airflow, "db", "check"], tmp_path, env)
     celery = ["-m", "celery", "-A", "airflow.providers.celery.executors.celery_executor.app"]
-    ping = [*connected(folder, "dags"), programs / "python", *celery, "inspect", "ping", "--timeout", "5"]
+    ping = [*connected(folder, "dags"), python, *celery, "inspect", "ping", "--timeout", "5"]
     worker: list[str | Path] = [airflow, "celery", "worker", "--concurrency", "1", "--skip-serve-logs"]
     with running([*connected(folder, "dags"), *worker], tmp_path, env) as log:
         deadline = time.monotonic() + 180

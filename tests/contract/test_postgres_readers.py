@@ -148,10 +148,21 @@ def test_the_walls_hold_for_readers_and_against_them(site: Site) -> None:
 def test_a_reader_that_the_manifest_has_no_more_is_off_and_what_it_has_open_ends(site: Site) -> None:
     app = site.app(readers=READERS)
     site.apply([app])
+    as_owner(site, app, "CREATE TABLE orders (a int); CREATE SCHEMA later; CREATE TABLE later.first (a int)")
+    site.apply([app])
     with site.enter(app, "reader_some") as some, site.enter(app, "reader_whole") as whole:
         fewer = changed(app, readers={"whole": {}})
         site.apply([fewer])
         assert not site.changes([fewer])
+        assert not site.changes([fewer], deep=False)
+        rights = "SELECT (SELECT count(*) FROM pg_class WHERE relacl::text ~ '_reads_') + (SELECT count(*) "
+        rights += "FROM pg_namespace WHERE nspacl::text ~ '_reads_') + (SELECT count(*) FROM pg_default_acl "
+        rights += "WHERE defaclacl::text ~ '_reads_')"
+        assert site.served.sql(rights, database=app.id) == [(0,)]
+        with site.connect() as session:
+            context = StoreContext("site", session.facts)
+            asked = Inspection(context, [fewer], PROVISIONER.desired([fewer], context), site.secrets)
+            assert [hole for hole in session.search(asked).holes if hole.app == app.id] == []
         whole.execute("SELECT 1")
         with pytest.raises(psycopg.OperationalError):
             some.execute("SELECT 1")

@@ -28,7 +28,8 @@ from multidb.provisioners.postgres.provision.resources import (
     Interior,
     Membership,
     PostgresFacts,
-    ReaderLogin,
+    ReaderRole,
+    Reading,
     Role,
     ServerDatabase,
     ServerDatabaseFacts,
@@ -168,14 +169,19 @@ def test_what_a_reader_has_takes_names_and_passwords_of_its_own() -> None:
 def test_a_login_of_a_reader_that_is_gone_is_turned_off_and_nobody_elses() -> None:
     digi, lernmi = Owner("digi", "lernmi"), "lernmi_reader_gone"
     logins = (
-        ReaderLogin(digi, lernmi, 3),
-        ReaderLogin(digi, "lernmi_reader_bi", 3),
-        ReaderLogin(Owner("other", "lernmi"), "lernmi_reader_theirs", 3),
-        ReaderLogin(Owner("digi", "another"), "another_reader_bi", 3),
+        ReaderRole(digi, lernmi, True, 3),
+        ReaderRole(digi, "lernmi_reader_bi", True, 3),
+        ReaderRole(Owner("other", "lernmi"), "lernmi_reader_theirs", True, 3),
+        ReaderRole(Owner("digi", "another"), "another_reader_bi", True, 3),
+        ReaderRole(digi, "lernmi_reads_gone", False, -1),
+        ReaderRole(digi, "lernmi_reads_bi", False, -1),  # it reads all now
+        ReaderRole(Owner("other", "lernmi"), "lernmi_reads_theirs", False, -1),
     )
-    desired_of = desired([app(readers={"bi": {}})], context(facts(reader_logins=logins)))
+    desired_of = desired([app(readers={"bi": {}})], context(facts(reader_roles=logins)))
     off = [role for role in desired_of if isinstance(role, Role) and not role.login and role.secret]
     assert [(role.name, role.password, role.connection_limit) for role in off] == [(lernmi, None, 3)]
+    readings = {(one.role, one.tables) for one in desired_of if isinstance(one, Reading)}
+    assert readings == {("lernmi_reads_gone", frozenset()), ("lernmi_reads_bi", frozenset())}
 
 
 @pytest.mark.parametrize(

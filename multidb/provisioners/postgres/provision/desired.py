@@ -30,7 +30,7 @@ from multidb.provisioners.postgres.provision.resources import (
     only_reads,
     purposes,
 )
-from multidb.provisioners.postgres.provision.roles import READER, AppNames, reader_purpose, slot_of
+from multidb.provisioners.postgres.provision.roles import READER, READS, AppNames, reader_purpose, slot_of
 from multidb.secrets import Alternate
 
 __all__ = ["desired"]
@@ -49,14 +49,21 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
     return tuple(resources)
 
 
-def _former_readers(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Role]:
-    """Logins of readers that the manifest does not have any more: off. What they may read stays, for nobody."""
-    owner, names = Owner(context.project, app.id), {name.name for name in derived_names(app)}
-    for login in facts.reader_logins:
-        if login.owner == owner and login.name not in names:
-            slot = login.name.removeprefix(f"{app.id}_")
-            limit = login.connection_limit
-            yield Role(name=login.name, app=app.id, owner=owner, connection_limit=limit, secret=slot, purpose=_READS)
+def _former_readers(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
+    """Readers that the manifest does not have any more, or not by table: their logins are off, and the role that had
+    their rights by table has none."""
+    owner, names = Owner(context.project, app.id), AppNames.of(app.id)
+    taken = {name.name for name in derived_names(app)}
+    by_table = {names.reads(name) for name in _by_table(names.database, names, AppOptions.of(app.stores[STORE]))}
+    for role in facts.reader_roles:
+        if role.owner != owner:
+            continue
+        reader = role.name.removeprefix(f"{app.id}_")
+        if role.login and role.name not in taken:
+            limit = role.connection_limit
+            yield Role(name=role.name, app=app.id, owner=owner, connection_limit=limit, secret=reader, purpose=_READS)
+        elif not role.login and role.name not in by_table:
+            yield _reading(names, app, reader.removeprefix(READS), frozenset())
 
 
 def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
@@ -72,14 +79,18 @@ def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[R
         yield from _settings(app, database, options, alternates, read_only=read_only)
         yield _interior(app, database, options, facts, alternates, read_only=read_only)
     for reader, tables in _by_table(names.database, names, options).items():
-        yield Reading(
-            name=f"{reader} in {names.database}",
-            app=app.id,
-            role=names.reads(reader),
-            tables=tables,
-            database=names.database,
-            tables_owner=names.owner,
-        )
+        yield _reading(names, app, reader, tables)
+
+
+def _reading(names: AppNames, app: App, reader: str, tables: frozenset[tuple[str, str]]) -> Reading:
+    return Reading(
+        name=f"{reader} in {names.database}",
+        app=app.id,
+        role=names.reads(reader),
+        tables=tables,
+        database=names.database,
+        tables_owner=names.owner,
+    )
 
 
 def _roles(

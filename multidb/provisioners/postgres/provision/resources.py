@@ -36,7 +36,7 @@ __all__ = [
     "Interior",
     "Membership",
     "PostgresFacts",
-    "ReaderLogin",
+    "ReaderRole",
     "Reading",
     "Role",
     "SecondLogin",
@@ -112,7 +112,7 @@ class PostgresFacts(Facts):
     server_databases: tuple[ServerDatabaseFacts, ...] = ()
     extensions: Mapping[str, Extension] = field(default_factory=dict)
     seconds: tuple[SecondLogin, ...] = ()
-    reader_logins: tuple[ReaderLogin, ...] = ()
+    reader_roles: tuple[ReaderRole, ...] = ()
     stale_collations: tuple[str, ...] = ()  # databases made under another version of the system's collations
 
     @property
@@ -122,11 +122,13 @@ class PostgresFacts(Facts):
 
 
 @dataclass(frozen=True, slots=True)
-class ReaderLogin:
-    """A login of a reader that is on, by its mark, whether or not the manifest still has it."""
+class ReaderRole:
+    """A login of a reader that is on, or the role with its rights by table: by its mark, whether or not the manifest
+    still has it."""
 
     owner: Owner
     name: str
+    login: bool
     connection_limit: int
 
 

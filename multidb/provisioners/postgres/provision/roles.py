@@ -7,10 +7,12 @@ from typing import Final
 
 from multidb.secrets import Alternate
 
-__all__ = ["ATTRIBUTES", "POWERS", "READER", "AppNames", "RoleAttribute", "reader_purpose", "slot_of"]
+__all__ = ["ATTRIBUTES", "POWERS", "READER", "READS", "AppNames", "RoleAttribute", "reader_purpose", "slot_of"]
 
 READER: Final = "reader_"
 """What the purposes of readers' logins begin with."""
+READS: Final = "reads_"
+"""What the role of a reader by table is called by, behind the app's name and before the reader's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class AppNames:
 
     def reads(self, reader: str) -> str:
         """The role that has the rights of a reader by table."""
-        return f"{self.database}_reads_{reader}"
+        return f"{self.database}_{READS}{reader}"
 
     @property
     def logins(self) -> frozenset[str]:

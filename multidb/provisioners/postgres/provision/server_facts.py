@@ -11,11 +11,11 @@ from multidb.provisioners.postgres.provision.marks import MARK_PREFIX, parse_mar
 from multidb.provisioners.postgres.provision.resources import (
     Extension,
     PostgresFacts,
-    ReaderLogin,
+    ReaderRole,
     SecondLogin,
     ServerDatabaseFacts,
 )
-from multidb.provisioners.postgres.provision.roles import READER
+from multidb.provisioners.postgres.provision.roles import READER, READS
 
 __all__ = ["VERIFIER", "facts_query", "read_facts", "require_version"]
 
@@ -64,9 +64,10 @@ SELECT json_build_object(
               FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
               JOIN pg_roles f ON f.rolname || '_b' = s.rolname
               WHERE right(s.rolname, 7) = '_user_b' AND starts_with(c.description, '{MARK_PREFIX}')),
-  'readers', (SELECT json_agg(json_build_array(c.description, s.rolname, s.rolconnlimit) ORDER BY s.rolname)
+  'readers', (SELECT json_agg(json_build_array(c.description, s.rolname, s.rolcanlogin, s.rolconnlimit)
+                                ORDER BY s.rolname)
               FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
-              WHERE s.rolcanlogin AND s.rolname ~ '_{READER}[a-z0-9]+(_b)?$'
+              WHERE (s.rolcanlogin AND s.rolname ~ '_{READER}[a-z0-9]+(_b)?$' OR s.rolname ~ '_{READS}[a-z0-9]+$')
                 AND starts_with(c.description, '{MARK_PREFIX}')),
   'stale', ({stale}))
 FROM pg_roles r WHERE r.rolname = current_user"""  # noqa: S608
@@ -93,7 +94,7 @@ def read_facts(answer: str) -> PostgresFacts:
         },
         stale_collations=tuple(document["stale"] or ()),
         seconds=tuple(_seconds(document["seconds"] or ())),
-        reader_logins=tuple(_reader_logins(document["readers"] or ())),
+        reader_roles=tuple(_reader_roles(document["readers"] or ())),
     )
 
 
@@ -104,11 +105,11 @@ def _seconds(rows: Iterable[tuple[str, bool, bool]]) -> Iterator[SecondLogin]:
             yield SecondLogin(owner, first_on, second_on)
 
 
-def _reader_logins(rows: Iterable[tuple[str, str, int]]) -> Iterator[ReaderLogin]:
-    for mark, name, limit in rows:
+def _reader_roles(rows: Iterable[tuple[str, str, bool, int]]) -> Iterator[ReaderRole]:
+    for mark, name, login, limit in rows:
         owner, _ = parse_mark(mark)
-        if owner is not None and name.startswith(f"{owner.app}_{READER}"):
-            yield ReaderLogin(owner, name, limit)
+        if owner is not None and name.startswith((f"{owner.app}_{READER}", f"{owner.app}_{READS}")):
+            yield ReaderRole(owner, name, login, limit)
 
 
 # The verifier that a superuser has itself.

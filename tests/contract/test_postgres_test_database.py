@@ -143,6 +143,31 @@ def test_a_second_login_of_a_rotation_comes_there_as_the_first(site: Site) -> No
         assert connection.execute("SELECT current_user").fetchone() == (f"{app.id}_owner",)
 
 
+def test_one_that_the_manifest_asks_for_no_more_is_shut_and_comes_back_as_it_was(site: Site) -> None:
+    app = site.app(test_database=True)
+    site.apply([app])
+    with inside(site, app) as connection:
+        connection.execute("CREATE TABLE kept (a int)")
+    former = replace(app, stores=site.app().stores)
+    site.apply([former])
+    assert not site.changes([former])
+    for login in ("user", "readonly"):
+        with pytest.raises(psycopg.OperationalError, match="permission denied"):
+            site.enter(app, login, database=f"{app.id}_test")
+    site.served.sql(f"GRANT CONNECT ON DATABASE {app.id}_test TO PUBLIC")
+    with site.connect() as session:
+        context = StoreContext("site", session.facts)
+        asked = Inspection(context, [former], PROVISIONER.desired([former], context), site.secrets)
+        holes = [hole for hole in session.search(asked).holes if hole.subject == f"database {app.id}_test"]
+    assert [hole.app for hole in holes] == [app.id]
+    site.served.sql(*holes[0].closes)
+    assert not site.changes([former])
+    site.apply([app])
+    assert not site.changes([app])
+    with inside(site, app) as connection:
+        connection.execute("SELECT * FROM kept")
+
+
 def test_it_goes_with_the_app(site: Site) -> None:
     app = site.app(test_database=True)
     site.apply([app])

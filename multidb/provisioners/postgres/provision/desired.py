@@ -46,7 +46,18 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
     for app in apps:
         resources += _of_app(app, context, facts)
         resources += _former_readers(app, context, facts)
+        resources += _former_test_database(app, apps, context, facts)
     return tuple(resources)
+
+
+def _former_test_database(
+    app: App, apps: Sequence[App], context: StoreContext, facts: PostgresFacts
+) -> Iterator[Resource]:
+    """A test database that the manifest asks for no more: it is there, and nobody may enter it."""
+    owner, name = Owner(context.project, app.id), AppNames.of(app.id).test_database
+    if owner in facts.test_databases and name not in {name for one in apps for name in database_names(one)}:
+        yield Database(name=name, app=app.id, owner=owner, belongs_to=facts.admin)
+        yield Access(name=name, app=app.id, privileges=frozenset())
 
 
 def _former_readers(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:

@@ -113,6 +113,7 @@ class PostgresFacts(Facts):
     extensions: Mapping[str, Extension] = field(default_factory=dict)
     seconds: tuple[SecondLogin, ...] = ()
     reader_roles: tuple[ReaderRole, ...] = ()
+    test_databases: tuple[Owner, ...] = ()  # of whom there is one, whether or not the manifest still asks for it
     stale_collations: tuple[str, ...] = ()  # databases made under another version of the system's collations
 
     @property

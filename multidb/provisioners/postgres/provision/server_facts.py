@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from multidb.errors import WrongVersion
+from multidb.model import Owner
 from multidb.provisioners.postgres.driver.session_settings import OLDEST
 from multidb.provisioners.postgres.provision.marks import MARK_PREFIX, parse_mark
 from multidb.provisioners.postgres.provision.resources import (
@@ -15,7 +16,7 @@ from multidb.provisioners.postgres.provision.resources import (
     SecondLogin,
     ServerDatabaseFacts,
 )
-from multidb.provisioners.postgres.provision.roles import READER, READS
+from multidb.provisioners.postgres.provision.roles import READER, READS, AppNames
 
 __all__ = ["VERIFIER", "facts_query", "read_facts", "require_version"]
 
@@ -69,6 +70,9 @@ SELECT json_build_object(
               FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
               WHERE (s.rolcanlogin AND s.rolname ~ '_{READER}[a-z0-9]+(_b)?$' OR s.rolname ~ '_{READS}[a-z0-9]+$')
                 AND starts_with(c.description, '{MARK_PREFIX}')),
+  'tests', (SELECT json_agg(json_build_array(c.description, d.datname))
+            FROM pg_database d JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
+            WHERE right(d.datname, 5) = '_test' AND starts_with(c.description, '{MARK_PREFIX}')),
   'stale', ({stale}))
 FROM pg_roles r WHERE r.rolname = current_user"""  # noqa: S608
 
@@ -94,6 +98,7 @@ def read_facts(answer: str) -> PostgresFacts:
         },
         stale_collations=tuple(document["stale"] or ()),
         seconds=tuple(_seconds(document["seconds"] or ())),
+        test_databases=tuple(_test_databases(document["tests"] or ())),
         reader_roles=tuple(_reader_roles(document["readers"] or ())),
     )
 
@@ -103,6 +108,13 @@ def _seconds(rows: Iterable[tuple[str, bool, bool]]) -> Iterator[SecondLogin]:
         owner, _ = parse_mark(mark)
         if owner is not None:
             yield SecondLogin(owner, first_on, second_on)
+
+
+def _test_databases(rows: Iterable[tuple[str, str]]) -> Iterator[Owner]:
+    for mark, name in rows:
+        owner, _ = parse_mark(mark)
+        if owner is not None and name == AppNames.of(owner.app).test_database:
+            yield owner
 
 
 def _reader_roles(rows: Iterable[tuple[str, str, bool, int]]) -> Iterator[ReaderRole]:

@@ -221,6 +221,8 @@ def _remove(real: RealServer, app: str) -> None:
     for entry in ask(real, "GET", "/collections").json()["result"]["collections"]:
         if entry["name"].startswith(f"{app}_"):
             ask(real, "DELETE", f"/collections/{entry['name']}")
+    of_app = {"filter": {"must": [{"key": "app", "match": {"value": app}}]}}
+    ask(real, "POST", "/collections/multidb__tokens__contract/points/delete?wait=true", of_app)  # where it is
 
 
 def _by_hand(method: str, rest: str, body: Any = None) -> Callable[[RealServer, str], None]:

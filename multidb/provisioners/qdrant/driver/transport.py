@@ -53,6 +53,7 @@ AT_ONCE: Final = 8  # requests in flight to one server
 _FOLDER_SECONDS: Final = 2.0  # a run of multidb holds a local folder for less than that
 _CHUNK: Final = 1 << 20
 _BOUNDARY: Final = "multidb-4f1c9d6be2a24a4c8d35"  # of the form around an uploaded snapshot
+_TRUST: Final = "name the file of the authority that signed it, as ca_file, and a host that the certificate has"
 _WHICH_PORT: Final = "give the address of Qdrant's HTTP port (6333, not gRPC's 6334), and https or http as it speaks"
 
 
@@ -268,6 +269,10 @@ class Http:
         words = redact(str(cause))
         if isinstance(error, urllib3.exceptions.ProtocolError):
             return ServerDown(f"hung up before it answered ({words})", where=str(self._server), hint=_WHICH_PORT)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return ServerDown(f"its certificate is not trusted ({words})", where=str(self._server), hint=_TRUST)
+        if isinstance(cause, ssl.SSLError):
+            return ServerDown(f"the TLS connection fails ({words})", where=str(self._server), hint=_WHICH_PORT)
         return ServerDown(
             f"nothing answers ({words})",
             where=str(self._server),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from multidb import rotation as rotation_module
+from multidb import rotation_state
 from multidb.alternation import Alternation, RotationPhase, alternations, record_alternation
 from multidb.closure import Closure
 from multidb.errors import AuthenticationFailed, MultidbError, PartlyApplied, Refused, ServerDown, UsageError
@@ -53,7 +54,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def found(name: str) -> Provisioner:
             return replace(provisioner(name), **fields)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(rotation_module, "provisioner", found)
+        for module in (rotation_module, rotation_state):
+            monkeypatch.setattr(module, "provisioner", found)
 
     return other
 

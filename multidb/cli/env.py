@@ -107,7 +107,7 @@ def _write(run: Run, name: str, stores: list[str] | None, form: EnvFormat, to: P
         app, text = _referring(run, name, stores, form)
     else:
         variables = _variables(run, name, stores)
-        app, text = variables.app, env_text(variables.app, variables.env, form)
+        app, text = variables.app, env_text(variables.app, variables.env, form, elsewhere=True)
     before = files.read_text(to)
     if before is not None and before != text and not is_ours(before):
         raise Conflict(

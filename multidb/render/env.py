@@ -34,11 +34,7 @@ __all__ = [
 PRIVATE: Final = 0o600
 PUBLIC: Final = 0o644
 _HEADER: Final = (
-    "# Written by multidb for the app {app}; changes made here are lost. Make it again: multidb env {app} --write"
-)
-_HEADER_OF: Final = (
-    "# Written by multidb for the app {app}; changes made here are lost. Make it again: multidb env {app} "
-    "--format {form} --to FILE\n"
+    "# Written by multidb for the app {app}; changes made here are lost. Make it again: multidb env {app} {how}"
 )
 _OURS = re.compile(r'( "description": ")?# Written by multidb')  # JSON has no comments
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=?&~-]*\Z")
@@ -80,11 +76,14 @@ class EnvFormat(StrEnum):
         return not self.refers and self is not EnvFormat.DOCKER_SECRET
 
 
-def env_text(app: str, env: Mapping[str, str | Secret], form: EnvFormat, *, masked: bool = False) -> str:
+def env_text(
+    app: str, env: Mapping[str, str | Secret], form: EnvFormat, *, masked: bool = False, elsewhere: bool = False
+) -> str:
     """The variables of an app as text that ends in a newline. Contains its secrets unless `masked`.
 
     Args:
         form: none that `refers`.
+        elsewhere: for a file of another place than the app's env file.
 
     Raises:
         UsageError: a value cannot be written in this form.
@@ -92,7 +91,8 @@ def env_text(app: str, env: Mapping[str, str | Secret], form: EnvFormat, *, mask
     values = {name: _value(value, masked) for name, value in env.items()}
     match form:
         case EnvFormat.DOTENV:
-            return "\n".join([_HEADER.format(app=app), *(f"{k}={_dotenv(v)}" for k, v in values.items())]) + "\n"
+            header = _HEADER.format(app=app, how="--to FILE" if elsewhere else "--write")
+            return "\n".join([header, *(f"{k}={_dotenv(v)}" for k, v in values.items())]) + "\n"
         case EnvFormat.EXPORT:
             return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
         case EnvFormat.JSON:
@@ -109,7 +109,7 @@ def env_text(app: str, env: Mapping[str, str | Secret], form: EnvFormat, *, mask
 
 def env_header(app: str, form: EnvFormat) -> str:
     """The line that begins a file of this form: how it is made again."""
-    return _HEADER_OF.format(app=app, form=form)
+    return _HEADER.format(app=app, how=f"--format {form} --to FILE") + "\n"
 
 
 def env_files(app: str, env: Mapping[str, str | Secret]) -> dict[str, RenderedFile]:

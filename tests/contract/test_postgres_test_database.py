@@ -127,6 +127,7 @@ def test_it_counts_in_the_apps_size_and_is_read_only_with_it(site: Site) -> None
 def test_a_second_login_of_a_rotation_comes_there_as_the_first(site: Site) -> None:
     app = site.app(test_database=True)
     site.apply([app])
+    site.served.sql(f"ALTER ROLE {app.id}_user IN DATABASE {app.id}_test SET work_mem = '8MB'")  # as the app may itself
     both = Alternates(working=frozenset(Alternate), made=tuple(Alternate))
     with site.connect() as session:
         context = StoreContext("site", session.facts, alternates={app.id: both})
@@ -141,6 +142,7 @@ def test_a_second_login_of_a_rotation_comes_there_as_the_first(site: Site) -> No
         assert not changes
     with site.enter(app, "user_b", database=f"{app.id}_test") as connection:
         assert connection.execute("SELECT current_user").fetchone() == (f"{app.id}_owner",)
+        assert connection.execute("SHOW work_mem").fetchone() == ("8MB",)
 
 
 def test_one_that_the_manifest_asks_for_no_more_is_shut_and_comes_back_as_it_was(site: Site) -> None:

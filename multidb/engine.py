@@ -150,9 +150,10 @@ class Engine:
         context = context or self.fleet.context(server, session)
         in_scope = [app for app in self.fleet.apps_of(server) if scope.wants(app)]
         apps = [app for app in in_scope if app.mode(store.name) is not AppMode.OBSERVE]
+        observed = [app for app in in_scope if app.mode(store.name) is AppMode.OBSERVE]
         unread: dict[str, ServerError] = {}
         desired, live, left = self._compared(server, session, scope, context, apps, unread)
-        left += self._observed(session, scope, context, [app for app in in_scope if app not in apps])
+        left += self._observed(session, scope, context, observed)
         known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
         changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
         written = [_with_statements(change, store, context, unread) for change in changes]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,6 +160,39 @@ def test_each_app_costs_what_any_other_costs(site: tuple[str, *Stage], tmp_path:
             by_apps, by_looking = SIZES[0] * grown[command][0][which], looking[1][which] - looking[0][which]
             once = costs[command][0][which] - by_apps - by_looking
             assert once <= most[which], f"{command} takes {once} beside what its apps take: {costs[command]}"
+
+
+@pytest.mark.rare
+def test_what_a_plan_computes_grows_as_the_apps_do(postgres: Stage, tmp_path: Path) -> None:
+    """By the calls of functions in all of its threads: nothing is looked through again for each app."""
+    real, _, forget = postgres
+    sizes, calls = (40, 80, 160), []
+    for size in sizes:
+        forget()
+        project = _project("postgres", size, real, tmp_path)
+        assert _engine(project, real).apply().error() is None
+        engine = _engine(project, real)
+        calls.append(_calls(lambda: engine.plan()))  # noqa: B023 (called at once)
+    first, second = ((calls[n + 1] - calls[n]) / (sizes[n + 1] - sizes[n]) for n in (0, 1))
+    assert second <= 1.15 * first, f"{calls} calls for {sizes} apps"
+
+
+def _calls(work: Callable[[], object]) -> int:
+    """How many functions it calls, those of C included."""
+    made = itertools.count()
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        if event in ("call", "c_call"):
+            next(made)
+
+    threading.setprofile(counted)
+    sys.setprofile(counted)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return next(made)
 
 
 def test_a_plan_asks_the_long_question_only_where_the_short_one_shows_a_difference(

@@ -126,21 +126,25 @@ class PostgresSession:
             resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
         entered: list[catalog.InteriorStatus] = []
         roles = {resource.name for resource in resources if isinstance(resource, Role)}
+        asked = _readings_by_database(inspection)
         for inside in overview.insides:
-            readings = _readings(inside, inspection)
+            readings = asked.get(inside.desired.name, ())
             settled = inside.settled and all(one.role in roles for one in readings)
             if inside.open and (inspection.deep or not settled):
                 entered.append(inside)
             elif settled:  # taken at its word; one that is not is brought about from scratch
                 resources += [inside.desired, *readings]
-        looks = self._side_by_side(lambda inside: self._enter(inside, inspection), entered)
+        looks = self._side_by_side(
+            lambda inside: self._enter(inside, asked.get(inside.desired.name, ()), inspection), entered
+        )
         insides = [resource for look in looks for resource in look]
         return [*resources, *catalog.without_known(insides, inspection.context.known)]
 
-    def _enter(self, inside: catalog.InteriorStatus, inspection: Inspection) -> Sequence[Resource]:
+    def _enter(
+        self, inside: catalog.InteriorStatus, readings: Sequence[Reading], inspection: Inspection
+    ) -> Sequence[Resource]:
         """Reads the inside of a database; nothing when it is not ours and does not let us in, or cannot be read."""
         desired, known = inside.desired, inspection.context.known
-        readings = _readings(inside, inspection)
         query = interior.INTERIOR if inside.revision else interior.INTERIOR_TO_TAKE_OVER
         try:
             with self._within(desired.name) as ask:
@@ -520,10 +524,13 @@ class PostgresSession:
             time.sleep(_BREATH)
 
 
-def _readings(inside: catalog.InteriorStatus, inspection: Inspection) -> Sequence[Reading]:
-    """What readers are to read by table in a database."""
-    readings = (resource for resource in inspection.desired if isinstance(resource, Reading))
-    return [one for one in readings if one.database == inside.desired.name]
+def _readings_by_database(inspection: Inspection) -> dict[str, list[Reading]]:
+    """What readers are to read by table, by the database."""
+    readings: dict[str, list[Reading]] = {}
+    for resource in inspection.desired:
+        if isinstance(resource, Reading):
+            readings.setdefault(resource.database, []).append(resource)
+    return readings
 
 
 def _read(readings: Sequence[Reading], ask: Callable[..., str]) -> Iterator[Reading]:

@@ -17,6 +17,7 @@ from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.model.container import Container, poolers, scratch
 from multidb.model.options import Certificates
+from multidb.numbers import numbers_on
 from multidb.provisioners import provisioner
 from multidb.render.deployment import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, TlsMaterial, alternate_of, render
 from multidb.render.env import RenderedFile, is_ours
@@ -363,7 +364,7 @@ class Deployment:
     def _context(self, server: Container) -> StoreContext:
         store = provisioner(server.store)
         apps = [app for app in self.project.apps_with(server.store) if server.serves(app.id)]
-        recorded = dict(self.state.read("numbers").get(server.server, {}))
+        recorded = numbers_on(self.state, server.server)
         numbers = store.allocate(apps, server.facts, recorded) if store.allocate and server.facts else {}
         spec = self.project.spec_of(server.name, server.store, server.app)
         return StoreContext(

@@ -32,6 +32,7 @@ from multidb.model import (
     Session,
     StoreContext,
 )
+from multidb.numbers import record_numbers
 from multidb.orphans import orphan_findings, orphans_in
 from multidb.plan import (
     LOST,
@@ -291,8 +292,7 @@ class Engine:
         """Writes down durable choices before the first statement that relies on them."""
         numbers = self.fleet.context(server, session).numbers
         if numbers and numbers != self.fleet.numbers(server):
-            with self.state.change("numbers") as section:
-                section[server.name] = dict(numbers)
+            record_numbers(self.state, server.name, numbers)
 
     def _run(self, server: Server, session: Session, scope: Scope, changes: Sequence[Change]) -> ServerReport:
         """Makes the changes. Where one app's is refused, the server is read again and the others' are made."""

@@ -28,7 +28,9 @@ from multidb.model import (
     Tenant,
     unwatched,
 )
+from multidb.numbers import numbers_on
 from multidb.provisioners import provisioner
+from multidb.read_only import read_only_on
 from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
 from multidb.secrets import Alternate, Secret, SecretRef
 from multidb.state import ProjectState, holder
@@ -362,11 +364,11 @@ class Fleet:
 
     def numbers(self, server: Server) -> dict[str, int]:
         """By app, the numbers that are recorded for the server."""
-        return dict(self.state.read("numbers").get(server.name, {}))
+        return numbers_on(self.state, server.name)
 
     def read_only(self, store: str) -> frozenset[str]:
         """The apps that are read-only on the store because of their quota."""
-        return frozenset(self.state.read("restricted").get(store, ()))
+        return read_only_on(self.state, store)
 
     def secret(self, ref: SecretRef) -> Secret:
         """The secret of this name. `UsageError` where it was never made."""

@@ -10,6 +10,7 @@ from multidb.alternation import alternates_on, recall_alternations
 from multidb.errors import Locked, UsageError
 from multidb.fleet import Fleet
 from multidb.model import Server, StoreContext
+from multidb.numbers import recall_numbers
 
 __all__ = ["recall"]
 
@@ -22,18 +23,10 @@ def recall(fleet: Fleet, server: Server, context: StoreContext, settled: Abstrac
         settled: those apps.
     """
     with suppress(Locked, UsageError):  # a plan does without
-        _recall_numbers(fleet, server, context, settled)
+        numbers = {app: number for app, number in context.numbers.items() if app in settled}
+        if not numbers.items() <= fleet.numbers(server).items():
+            recall_numbers(fleet.state, server.name, numbers)
     with suppress(Locked, UsageError):
         seen = {app: alternates for app, alternates in context.alternates.items() if app in settled}
         if not seen.keys() <= alternates_on(fleet.state, server.store).keys():
             recall_alternations(fleet.state, server.store, seen, datetime.now(UTC))
-
-
-def _recall_numbers(fleet: Fleet, server: Server, context: StoreContext, settled: AbstractSet[str]) -> None:
-    stand = {app: number for app, number in context.numbers.items() if app in settled}
-    if stand.items() <= fleet.numbers(server).items():
-        return
-    with fleet.state.change("numbers") as section:
-        held = section.setdefault(server.name, {})
-        gone = {app for app, number in held.items() if app not in stand and number and number in stand.values()}
-        section[server.name] = {app: number for app, number in held.items() if app not in gone} | stand

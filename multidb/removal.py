@@ -34,7 +34,9 @@ from multidb.errors import (
 )
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Facts, Isolation, Progress, Project, Server
+from multidb.numbers import forget_numbers
 from multidb.provisioners import provisioner
+from multidb.read_only import forget_read_only
 from multidb.renames import renames
 from multidb.render.env import is_ours
 from multidb.tombstone import Edit, Phase, Tombstone, forget, tombstones, write_tombstone
@@ -325,12 +327,8 @@ def _forget_everything(fleet: Fleet, app_id: str) -> None:
     for section in (ISSUED, FIRST_ISSUED):
         with state.change(section) as issued:
             issued.pop(app_id, None)
-    with state.change("numbers") as numbers:
-        for held in numbers.values():
-            held.pop(app_id, None)
-    with state.change("restricted") as read_only:
-        for store, apps in read_only.items():
-            read_only[store] = [app for app in apps if app != app_id]
+    forget_numbers(state, app_id)
+    forget_read_only(state, app_id)
     for server in fleet.runtime.servers():
         Baseline(state, server.name).forget(app_id)
     _drop_files(fleet, app_id, _OURS)

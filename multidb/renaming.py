@@ -26,7 +26,9 @@ from multidb.errors import ArchiveError, ManifestError, Refused, UsageError
 from multidb.fleet import Fleet, Scope
 from multidb.health_history import HealthHistory
 from multidb.model import App, Progress, Project
+from multidb.numbers import numbers_by_server
 from multidb.provisioners import provisioner
+from multidb.read_only import rename_read_only
 from multidb.renames import FormerName, Rename, RenamePhase, end_rename, former_names, record_name, write_rename
 from multidb.state import ProjectState
 from multidb.tombstone import Edit, Phase, Tombstone, tombstones, write_tombstone
@@ -247,7 +249,7 @@ def _integers(options: Mapping[str, object]) -> list[str]:
 
 def _numbers(fleet: Fleet, app: str) -> dict[str, int]:
     """By store, the number that the app has there."""
-    recorded, runtime = fleet.state.read("numbers"), fleet.runtime
+    recorded, runtime = numbers_by_server(fleet.state), fleet.runtime
     stores = {server.name: server.store for server in runtime.servers()}
     stores |= {status.name: status.store for status in runtime.missing()}
     numbers = {store: recorded.get(server, {}).get(app, 0) for server, store in stores.items()}
@@ -277,9 +279,7 @@ def _record(state: ProjectState, rename: Rename) -> None:
         until = max([now, *(moment for moment in made if not in_future(moment, now))])
         record_name(state, FormerName(until, rename.old, rename.new))
     journal.rename(rename.old, rename.new)
-    with state.change("restricted") as read_only:
-        for store, apps in read_only.items():
-            read_only[store] = [rename.new if app == rename.old else app for app in apps]
+    rename_read_only(state, rename.old, rename.new)
     notification.rename(state, rename.old, rename.new)
     History(state).rename(rename.old, rename.new)
     HealthHistory(state).rename(rename.old, rename.new)

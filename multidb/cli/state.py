@@ -19,6 +19,7 @@ from multidb.errors import ManifestError, Refused, UsageError
 from multidb.fleet import Scope
 from multidb.model import Action, Project, listed
 from multidb.model.state_options import FOLDER, is_folder, is_state_address
+from multidb.numbers import numbers_by_server
 from multidb.plan import LOST
 from multidb.project import load_project
 from multidb.sections import ANY, SECTIONS
@@ -185,7 +186,7 @@ def recover(run: Run) -> int:
         engine.state.refresh()
         if record is not None:
             record.add("recover", "state", state.store.title)
-    numbers = {server: dict(of) for server, of in sorted(engine.state.read("numbers").items())}
+    numbers = dict(sorted(numbers_by_server(engine.state).items()))
     removed = sorted(set(tombstones(engine.state)) - known)
     lost = sorted(
         {

@@ -42,6 +42,7 @@ from multidb.runtime.hosted import (
     absent,
     admin_ref,
     configured_port,
+    forget_ports,
     last_words,
     lost,
     outdated,
@@ -478,9 +479,7 @@ class EmbeddedRuntime:
         self._state.secrets.delete(self._state.secrets.refs(f"@{hosted.name}"))
         forget_admin_change(self._state, hosted.name)
         self._products.forget(hosted.name)
-        with self._state.change("ports") as remembered:
-            for key in [key for key in remembered if key.partition(".")[0] == hosted.name]:
-                del remembered[key]
+        forget_ports(self._state, hosted.name)
 
     def _stop_strays(self, progress: Progress) -> None:
         """Ends what an interrupted ``up`` started and could not record any more."""

@@ -20,6 +20,7 @@ __all__ = [
     "absent",
     "admin_ref",
     "configured_port",
+    "forget_ports",
     "last_words",
     "lost",
     "options_text",
@@ -52,6 +53,13 @@ def configured_port(hosted: HostedServer, option: str) -> int | None:
 def port_key(hosted: HostedServer, option: str) -> str:
     """The key in the state under which a chosen port is remembered."""
     return hosted.name if option == "port" else f"{hosted.name}.{option}"
+
+
+def forget_ports(state: ProjectState, name: str) -> None:
+    """Gives the ports back that were chosen for the server `name`."""
+    with state.change("ports") as remembered:
+        for key in [key for key in remembered if key.partition(".")[0] == name]:
+            del remembered[key]
 
 
 def options_text(options: ContainerOptions, before: str = "") -> str:

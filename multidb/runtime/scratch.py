@@ -18,7 +18,7 @@ from multidb.errors import Locked
 from multidb.model import HostedServer, Server
 from multidb.runtime.control import Control
 from multidb.runtime.exchange import DATA, REPLACED, settle
-from multidb.runtime.hosted import admin_ref
+from multidb.runtime.hosted import admin_ref, forget_ports
 from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors
 from multidb.runtime.product import Products
 
@@ -91,5 +91,4 @@ class ScratchServers:
         secrets = self._state.secrets
         secrets.delete(secrets.refs(f"@{name}"))
         Products(self._state).forget(name)
-        with self._state.change("ports") as remembered:
-            remembered.pop(name, None)
+        forget_ports(self._state, name)

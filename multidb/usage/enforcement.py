@@ -13,6 +13,7 @@ from multidb.fleet import Fleet, Scope
 from multidb.history import RunRecord
 from multidb.model import StoreContext
 from multidb.provisioners import provisioner
+from multidb.read_only import changing_read_only
 from multidb.report import Report
 from multidb.usage.quotas import ReadOnlyApps, read_only_after
 from multidb.usage.report import UsageReport
@@ -25,9 +26,6 @@ Recording: TypeAlias = Callable[[Collection[str]], AbstractContextManager[RunRec
 def _unrecorded(apps: Collection[str]) -> AbstractContextManager[None]:
     """For who keeps no history."""
     return nullcontext()
-
-
-_SECTION = "restricted"  # of the project's state, older than the word read-only; every plan reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +76,12 @@ def enforce(engine: Engine, report: UsageReport, recording: Recording = _unrecor
     Raises:
         Conflict: something stands in the way of an apply; the decision is written all the same.
     """
-    with engine.state.change(_SECTION) as section:
-        before = {store: frozenset(apps) for store, apps in section.items()}
+    with changing_read_only(engine.state) as read_only:
+        before = dict(read_only)
         asked = read_only_after(engine.project, report, before)
         after = _only(asked, lambda store, app: _able(engine.fleet, store, app))
-        section.clear()
-        section.update({store: sorted(apps) for store, apps in sorted(after.items())})
+        read_only.clear()
+        read_only.update(after)
     concerned = {store: before.get(store, frozenset()) | after.get(store, frozenset()) for store in {*before, *after}}
     known = {store: apps & engine.project.apps.keys() for store, apps in sorted(concerned.items())}
     changed = {app for store in known for app in before.get(store, frozenset()) ^ after.get(store, frozenset())}

@@ -1024,7 +1024,7 @@ def test_as_root_in_a_folder_that_nobody_may_enter(
     monkeypatch.setattr(postgres_process, "PROGRAMS", programs)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    package = postgres_process._installed()
+    package = postgres_process.installed()
     assert package is not None
     hidden = closed / "site-packages" / package.name
     shutil.copytree(package, hidden, symlinks=True)

@@ -10,6 +10,7 @@ BENCHMARKS = (
     "job_start",
     "postgres_apply",
     "postgres_plan",
+    "scan",
     "redis_plan",
     "growth",
     "app_rotation",

@@ -5,6 +5,7 @@ Knows no store by name: what it has to know of each is handed in as a `StoreSche
 
 from multidb.manifest.edit import (
     add_app,
+    add_apps,
     apps_of,
     change_app,
     entry_of,
@@ -23,6 +24,7 @@ __all__ = [
     "Removed",
     "StoreSchema",
     "add_app",
+    "add_apps",
     "app_id",
     "apps_of",
     "change_app",

@@ -15,7 +15,7 @@ from multidb.manifest.document import compose, plain, tree
 from multidb.manifest.names import closest
 from multidb.manifest.text import NAME, ManifestText, flow_text
 
-__all__ = ["add_app", "apps_of", "change_app", "entry_of", "initial", "remove_app", "rename_app"]
+__all__ = ["add_app", "add_apps", "apps_of", "change_app", "entry_of", "initial", "remove_app", "rename_app"]
 
 
 def add_app(text: str, app_id: str, entry: Mapping[str, Any]) -> str:
@@ -27,14 +27,20 @@ def add_app(text: str, app_id: str, entry: Mapping[str, Any]) -> str:
         ManifestError: `text` is not YAML.
         UsageError: the app is there already, or the text is laid out in a way that cannot be edited safely.
     """
-    source = ManifestText(text)
+    return add_apps(text, {app_id: entry})
+
+
+def add_apps(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """As `add_app`, of several apps in one step."""
+    if not entries:
+        return text
+    source, new = ManifestText(text), {app_id: _copy(entry) for app_id, entry in entries.items()}
     before = source.values()
     apps = _apps_in(before)
-    if app_id in apps:
-        raise UsageError(f"app {app_id} is in the manifest already")
-    after = source.with_app(app_id, _copy(entry))
-    expected = {**before, "apps": {**apps, app_id: _copy(entry)}}
-    return _checked(after, expected, f"write it by hand, under apps: {flow_text({app_id: _copy(entry)})}")
+    if there := next((app_id for app_id in new if app_id in apps), None):
+        raise UsageError(f"app {there} is in the manifest already")
+    expected = {**before, "apps": {**apps, **new}}
+    return _checked(source.with_apps(new), expected, f"write it by hand, under apps: {flow_text(new)}")
 
 
 def remove_app(text: str, app_id: str) -> str:

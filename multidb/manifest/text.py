@@ -45,8 +45,8 @@ class ManifestText:
         """Whether apps stand at the top, as in files that a manifest includes."""
         return not any(key.value in ("version", "apps") for key, _ in self._pairs(self._root))
 
-    def with_app(self, app_id: str, entry: Mapping[str, Any]) -> str:
-        item = flow_text({app_id: entry})
+    def with_apps(self, entries: Mapping[str, Mapping[str, Any]]) -> str:
+        item = ", ".join(flow_text({app_id: entry}) for app_id, entry in entries.items())
         root, apps = self._root, self._apps()
         if not isinstance(root, yaml.MappingNode):
             raise UsageError("the manifest is empty", where=NAME, hint="multidb init writes one")
@@ -54,17 +54,18 @@ class ManifestText:
             if root.flow_style:
                 return self._into_flow(root, f"apps: {{{item}}}")
             indent = " " * root.value[0][0].start_mark.column
-            return self._line_after(self._end(root), [f"{indent}apps:", *self._block(app_id, entry, indent)])
+            return self._line_after(self._end(root), [f"{indent}apps:", *self._block(entries, indent)])
         key, value = apps
         if isinstance(value, yaml.MappingNode) and value.flow_style:
             return self._into_flow(value, item)
         if isinstance(value, yaml.MappingNode):
             indent = " " * value.value[0][0].start_mark.column
-            return self._line_after(self._end(value), self._lines(app_id, entry, indent))
+            lines = [line for app_id, entry in entries.items() for line in self._lines(app_id, entry, indent)]
+            return self._line_after(self._end(value), lines)
         end = self._end_of_pair(key, value)
         if root.flow_style:
             return self._spliced((end, end, f" {{{item}}}"))
-        return self._line_after(end, self._block(app_id, entry, " " * key.start_mark.column))
+        return self._line_after(end, self._block(entries, " " * key.start_mark.column))
 
     def without_app(self, app_id: str, *, included: bool) -> str:
         apps = self._apps()
@@ -190,8 +191,9 @@ class ManifestText:
         following = _LINE_BREAK.match(self._text, last)
         return self._spliced((first, following.end() if following else last, ""), *more)
 
-    def _block(self, app_id: str, entry: Mapping[str, Any], indent: str) -> list[str]:
-        return self._lines(app_id, entry, indent + " " * self._step())
+    def _block(self, entries: Mapping[str, Mapping[str, Any]], indent: str) -> list[str]:
+        inner = indent + " " * self._step()
+        return [line for app_id, entry in entries.items() for line in self._lines(app_id, entry, inner)]
 
     def _lines(self, app_id: str, entry: Any, indent: str) -> list[str]:
         line = indent + flow_text({app_id: entry})

@@ -70,6 +70,7 @@ from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
 from multidb.model.question import Batch, Column, ColumnType, Querying, Question, QuestionRows
 from multidb.model.refusal import Refusal
+from multidb.model.scanning import ExistingPlace, Scanning
 from multidb.model.usage import AppUsage, CredentialUse, Enforce, Query, Quota, ServerUsage
 
 __all__ = [
@@ -98,6 +99,7 @@ __all__ = [
     "Dialect",
     "Endpoint",
     "Enforce",
+    "ExistingPlace",
     "Facts",
     "FieldChange",
     "Finding",
@@ -133,6 +135,7 @@ __all__ = [
     "Remark",
     "Resource",
     "RuntimeKind",
+    "Scanning",
     "ScriptArchive",
     "Search",
     "Searched",

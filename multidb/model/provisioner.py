@@ -35,6 +35,7 @@ from multidb.model.hosting import HostedServer, Hosting
 from multidb.model.options import ContainerOptions, RuntimeKind, Section
 from multidb.model.question import Querying
 from multidb.model.refusal import Refusal
+from multidb.model.scanning import Scanning
 from multidb.model.usage import CredentialUse, ServerUsage
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, SecretStore
 from multidb.state_store import StateStore
@@ -183,6 +184,8 @@ class Provisioner:
     """(session, app) -> what the server itself keeps of what it refused the app; it is asked nothing of the app's."""
     logged_refusals: Callable[[App, Iterable[str]], Sequence[Refusal]] | None = None
     """(app, lines of the server's log) -> the same, for a store whose servers only write it there."""
+    scanning: Scanning | None = None
+    """How servers are searched for what is there already; None: they are not."""
     advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
     """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""
     caveats: Callable[[Facts], Sequence[str]] | None = None

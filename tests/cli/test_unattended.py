@@ -41,7 +41,17 @@ ASKING = (
 
 NOT_ASKING = (
     *("init -f other/multidb.yaml", "up", "status", "logs", "doctor", "validate", "schema", "completion bash"),
-    *("plan", "render --check", "recover redis", "apps", "show ann", "env ann", "connect ann -- true", "health"),
+    *(
+        "plan",
+        "import --scan",
+        "render --check",
+        "recover redis",
+        "apps",
+        "show ann",
+        "env ann",
+        "connect ann -- true",
+        "health",
+    ),
     *("audit", "usage", "query --redis DBSIZE", "usage --enforce", "serve --check", "history"),
     *("backup ann", "backups list", "backups show ann", "backups verify ann", "backups copy ann --to more/"),
     *("restore ann", "clone ann ann_pr", "expire", "undo-remove eve"),

@@ -53,6 +53,7 @@ STEPS: tuple[Step, ...] = (
     Step("plan --out saved.json"),
     Step("apply saved.json --yes"),
     Step("apply --yes", before="extension wanted"),
+    Step("import --scan"),
     Step("show {hostile}"),
     Step("env {hostile} --reveal"),
     Step("render"),

@@ -34,6 +34,7 @@ from multidb.cli.documents.changes import (
     RotateDocument,
 )
 from multidb.cli.documents.envelope import FailedRunDocument
+from multidb.cli.documents.importing import ImportDocument
 from multidb.cli.documents.project import (
     HistoryDocument,
     MovedSecretsDocument,
@@ -72,6 +73,7 @@ DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "validate": ValidateDocument,
     "schema": SchemaDocument,
     "completion": CompletionDocument,
+    "import": ImportDocument,
     "plan": PlanDocument,
     "apply": ApplyDocument,
     "add-app": AddAppDocument,

@@ -65,13 +65,15 @@ logins Neo4j refuses a user for five seconds, whatever the password; a check tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 from multidb.model import (
     AppAccess,
     AppClient,
     Archive,
+    ExistingPlace,
     Health,
     HostedServer,
     Hosting,
@@ -80,6 +82,7 @@ from multidb.model import (
     Querying,
     Question,
     QuestionRows,
+    Scanning,
     Server,
     Session,
     TakeOffline,
@@ -149,6 +152,19 @@ def _answer(tenant: Tenant, question: Question) -> AbstractContextManager[Questi
     return answer(tenant, question)
 
 
+def _read_existing(session: Session) -> Any:
+    from multidb.provisioners.neo4j.provision.session import Neo4jSession
+
+    assert isinstance(session, Neo4jSession)
+    return session.existing()
+
+
+def _existing_places(read: Any, known: Collection[str]) -> Sequence[ExistingPlace]:
+    from multidb.provisioners.neo4j.provision.existing import places
+
+    return places(read, known)
+
+
 PROVISIONER = Provisioner(
     name=options.STORE,
     title="Neo4j",
@@ -161,6 +177,7 @@ PROVISIONER = Provisioner(
     env=environment.env,
     env_asks=environment.env_asks,
     isolation=level.isolation,
+    scanning=Scanning(_read_existing, _existing_places),
     rotates=lambda app, facts: "",
     alternates=resources.alternates,
     connect=_connect,

@@ -36,8 +36,9 @@ admin does not own stays open, which the isolation level says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 from multidb.model import (
     App,
@@ -45,6 +46,7 @@ from multidb.model import (
     AppClient,
     Archive,
     Column,
+    ExistingPlace,
     Finding,
     Health,
     HostedServer,
@@ -55,6 +57,7 @@ from multidb.model import (
     Question,
     QuestionRows,
     Refusal,
+    Scanning,
     Server,
     Session,
     TakeOffline,
@@ -128,6 +131,19 @@ def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     return processes(hosting)
 
 
+def _read_existing(session: Session) -> Any:
+    from multidb.provisioners.postgres.provision.session import PostgresSession
+
+    assert isinstance(session, PostgresSession)
+    return session.existing()
+
+
+def _existing_places(read: Any, known: Collection[str]) -> Sequence[ExistingPlace]:
+    from multidb.provisioners.postgres.provision.existing import places
+
+    return places(read, known)
+
+
 def _check_question(words: Sequence[str]) -> None:
     from multidb.provisioners.postgres.driver.query import check
 
@@ -173,6 +189,7 @@ PROVISIONER = Provisioner(
     tables=True,
     scripts=True,
     statement_end=";",
+    scanning=Scanning(_read_existing, _existing_places),
     reserved=resources.RESERVED,
     profiles=tuple(applications.ApplicationName),
     own=("pg_*", "public"),

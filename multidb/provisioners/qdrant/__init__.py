@@ -45,13 +45,15 @@ a conflict, and so is one with other vectors, since size, distance and names of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 from multidb.model import (
     AppAccess,
     AppClient,
     Archive,
+    ExistingPlace,
     Health,
     HostedServer,
     Hosting,
@@ -60,6 +62,7 @@ from multidb.model import (
     Querying,
     Question,
     QuestionRows,
+    Scanning,
     Server,
     Session,
     TakeOffline,
@@ -130,6 +133,25 @@ def _reader(tenant: Tenant, question: Question, admin: Secret | None) -> Abstrac
     return reader(tenant, question, admin)
 
 
+def _read_existing(session: Session) -> Any:
+    from multidb.provisioners.qdrant.provision.session import QdrantSession
+
+    assert isinstance(session, QdrantSession)
+    return session.existing()
+
+
+def _existing_places(read: Any, known: Collection[str]) -> Sequence[ExistingPlace]:
+    from multidb.provisioners.qdrant.provision.existing import places
+
+    return places(read, known)
+
+
+def _existing_options(existing: Sequence[ExistingPlace]) -> Mapping[str, Any]:
+    from multidb.provisioners.qdrant.provision.existing import options_of
+
+    return options_of(existing)
+
+
 PROVISIONER = Provisioner(
     name=options.STORE,
     title="Qdrant",
@@ -141,6 +163,7 @@ PROVISIONER = Provisioner(
     statements=statements,
     env=environment.env,
     isolation=level.isolation,
+    scanning=Scanning(_read_existing, _existing_places, _existing_options, prefixed=True),
     rotates=resources.rotates,
     alternates=resources.alternates,
     tells_use=False,

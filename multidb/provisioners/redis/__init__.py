@@ -72,15 +72,17 @@ UNLINK; for backups DUMP, RESTORE, SWAPDB (with prefixes MULTI and RENAME) as we
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from typing import Any
 
 from multidb.model import (
     App,
     AppAccess,
     AppClient,
     Archive,
+    ExistingPlace,
     Health,
     HostedServer,
     Hosting,
@@ -90,6 +92,7 @@ from multidb.model import (
     Question,
     QuestionRows,
     Refusal,
+    Scanning,
     Server,
     Session,
     TakeOffline,
@@ -173,6 +176,19 @@ def _reader(tenant: Tenant, question: Question, admin: Secret | None) -> Abstrac
     return reader(tenant, question, admin)
 
 
+def _read_existing(session: Session) -> Any:
+    from multidb.provisioners.redis.provision.session import RedisSession
+
+    assert isinstance(session, RedisSession)
+    return session.existing()
+
+
+def _existing_places(read: Any, known: Collection[str]) -> Sequence[ExistingPlace]:
+    from multidb.provisioners.redis.provision.existing import places
+
+    return places(read, known)
+
+
 PROVISIONER = Provisioner(
     name=STORE,
     profiles=tuple(ProfileName),
@@ -185,6 +201,7 @@ PROVISIONER = Provisioner(
     statements=statements,
     env=env,
     isolation=isolation,
+    scanning=Scanning(_read_existing, _existing_places),
     connect=_connect,
     client=_client,
     refusals=_refusals,

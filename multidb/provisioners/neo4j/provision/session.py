@@ -33,6 +33,7 @@ from multidb.model import (
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
 from multidb.provisioners.neo4j.provision.admin_rights import OWN_RIGHTS, admin_rights
 from multidb.provisioners.neo4j.provision.catalog import Listing, Row, owners_of
+from multidb.provisioners.neo4j.provision.existing import ExistingGraphs
 from multidb.provisioners.neo4j.provision.removal import orphans, removal, suspension
 from multidb.provisioners.neo4j.provision.resources import (
     DEFAULT_DATABASE,
@@ -112,6 +113,18 @@ class Neo4jSession:
         return contextlib.nullcontext()
 
     # Reading
+
+    def existing(self) -> ExistingGraphs:
+        """Every database, by three questions."""
+        with self.bolt.explained():
+            rows = self.bolt.ask("SHOW DATABASES YIELD name, type")
+            names = {str(row["name"]) for row in rows if row["type"] != "system"}
+            members = self.bolt.ask("SHOW ROLES WITH USERS YIELD role, member") if self.facts.roles else []
+            marks = {mark[0] for row in members if (mark := read_mark(row["role"]))}
+            marks |= {*self.facts.marks, *self.facts.labelled}
+            default = self.facts.default_database
+            nodes = self.bolt.ask("MATCH (n) RETURN count(n) AS nodes", default)[0]["nodes"]
+        return ExistingGraphs(tuple(sorted(names)), default, nodes, tuple(sorted(marks)))
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
         with self.bolt.explained():

@@ -15,7 +15,7 @@ from typing import Final
 from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import interior, reading, summary
+from multidb.provisioners.postgres.provision import existing, interior, reading, summary
 from multidb.provisioners.postgres.provision.interior_statements import NOTHING_PREPARED
 
 __all__ = ["FORMS", "QUERIES", "Form", "require"]
@@ -124,6 +124,7 @@ QUERIES: Final = (
     interior.INTERIOR,
     interior.INTERIOR_TO_TAKE_OVER,
     interior.EVENT_TRIGGERS,
+    existing.INSIDE,
     summary.QUERY,
     reading.READING,
     usage.INSIDE,

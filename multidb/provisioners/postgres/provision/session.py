@@ -42,6 +42,7 @@ from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.provision import (
     admitted,
     catalog,
+    existing,
     interior,
     locks,
     reading,
@@ -139,6 +140,22 @@ class PostgresSession:
         )
         insides = [resource for look in looks for resource in look]
         return [*resources, *catalog.without_known(insides, inspection.context.known)]
+
+    def existing(self) -> existing.ExistingDatabases:
+        """Every database: one round trip, and for each that could be an app's a connection with one."""
+        answer = self._ask(existing.DATABASES, ())
+        names = existing.enterable(answer)
+
+        def inside(name: str) -> str | ServerError:
+            try:
+                return self._ask_inside(name, existing.INSIDE)
+            except (ServerDown, ServerSlow):
+                raise
+            except ServerError as error:
+                return error
+
+        insides = self._side_by_side(inside, names)
+        return existing.ExistingDatabases(answer, dict(zip(names, insides, strict=True)))
 
     def _enter(
         self, inside: catalog.InteriorStatus, readings: Sequence[Reading], inspection: Inspection

@@ -27,6 +27,7 @@ from multidb.provisioners.qdrant.driver.connection import open_transport
 from multidb.provisioners.qdrant.driver.transport import AT_ONCE, Transport, hint_for
 from multidb.provisioners.qdrant.provision.admin_rights import admin_rights
 from multidb.provisioners.qdrant.provision.catalog import Catalog
+from multidb.provisioners.qdrant.provision.existing import ExistingCollections
 from multidb.provisioners.qdrant.provision.live import live_collection, live_index, live_registry, live_token
 from multidb.provisioners.qdrant.provision.removal import orphans, removal, suspension
 from multidb.provisioners.qdrant.provision.resources import (
@@ -93,6 +94,11 @@ class QdrantSession:
                 held = inspection.secrets.get(token_ref(want.name, want.alternate))
                 resources += [replace(want, value=_same(held, self._admin))] if held else []
         return [*resources, *self._admissions(inspection)]
+
+    def existing(self) -> ExistingCollections:
+        """Every collection: one call for all names, one for their configuration, one for the aliases, and one more for
+        each collection that the server does not tell of in that."""
+        return ExistingCollections(self._catalog.configured(), self._catalog.aliases())
 
     def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
         """See `Session.admin_rights`. Whether the key manages the server is asked by a change of nothing."""

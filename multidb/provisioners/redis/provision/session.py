@@ -51,6 +51,7 @@ from multidb.provisioners.redis.driver.connection import (
 )
 from multidb.provisioners.redis.provision.admin_rights import admin_rights
 from multidb.provisioners.redis.provision.catalog import is_here, read_catalog, read_rules, read_saved
+from multidb.provisioners.redis.provision.existing import ExistingUsers
 from multidb.provisioners.redis.provision.lock import Lease
 from multidb.provisioners.redis.provision.numbers import lock_number
 from multidb.provisioners.redis.provision.readers import is_reader_name
@@ -134,6 +135,11 @@ class RedisSession:
     def __exit__(self, *exc: object) -> None:
         with contextlib.suppress(RedisError):
             self._client.close()
+
+    def existing(self) -> ExistingUsers:
+        """Every user, by one ``ACL LIST``; how many keys each DB has is known of the session."""
+        rules = read_rules(self._server, self._client)
+        return ExistingUsers(rules, self._facts, frozenset(filter(is_reader_name, rules)))
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
         """The live users by one ``ACL LIST``, however many apps there are."""

@@ -1,0 +1,159 @@
+"""`multidb import`: what exists on servers already, taken under management."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from multidb import files, manifest
+from multidb.cli.entries import show_edit
+from multidb.cli.options import Run, examples, with_run
+from multidb.cli.output import Output
+from multidb.document import printable
+from multidb.errors import UsageError, one_line
+from multidb.model import AppMode, Project, counted, listed
+from multidb.scan import Scan, ScannedServer, scan
+from multidb.state import ProjectState
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_WATCHED = 12  # entries that are shown in full
+
+
+@app.command(
+    "import",
+    epilog=examples(
+        "multidb import --scan                       (what is there, and what would be an app)",
+        "multidb import --scan --write multidb.yaml  (adds the apps to the manifest, to be observed)",
+        "multidb import --scan --mode additive --write found.yaml",
+    ),
+)
+@with_run("import")
+def import_apps(
+    run: Run,
+    scanning: Annotated[bool, typer.Option("--scan", help="Read the servers that the manifest names.")] = False,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", help="Where the manifest with the apps goes: itself, or a new file.", metavar="FILE"),
+    ] = None,
+    mode: Annotated[AppMode, typer.Option("--mode", help="How far the manifest decides about them.")] = AppMode.OBSERVE,
+) -> int:
+    """Find apps on servers that exist already, by databases, users, prefixes and collections. Changes no server.
+
+    Each thing that could be an app's place becomes part of an entry; what could not is listed, with the reason. With
+    --write the entries go into the manifest, to be observed: the plan after it changes nothing, and says what taking
+    them over would change.
+    """
+    output = run.output
+    if not scanning:
+        raise UsageError("nothing says what to import", hint="multidb import --scan")
+    project = run.project()
+    text = files.read_text(run.file) or ""
+    if write is not None and write.exists() and write.resolve() != run.file.resolve():
+        raise UsageError("there is such a file already", where=str(write), hint="name the manifest, or a new file")
+
+    def load(entries: Mapping[str, Mapping[str, Any]]) -> Project:
+        from multidb.project import load_project
+
+        return load_project(run.file, run.overlay, {run.file: manifest.add_apps(text, entries)})
+
+    with output.working():
+        done = scan(run.fleet(output, project), mode, load)
+    written = _write(run, done, write, text) if write is not None and done.entries else ""
+    ok = all(server.error is None for server in done.servers)
+    output.document(ok, {**_document(done), "written": [written] if written else []})
+    _show(output, done)
+    if done.entries:
+        _show_entries(output, done, text, run.file, written)
+    elif not done.managed:
+        output.say("Nothing there could be an app.")
+    errors = [server.error for server in done.servers if server.error is not None]
+    return errors[0].exit_code if errors else 0
+
+
+def _write(run: Run, done: Scan, target: Path, text: str) -> str:
+    """Puts the apps where they are to go. Gives the file's name."""
+    engine = run.engine(run.output)
+    with run.recorded(engine.state, list(done.entries)) as record:
+        if target.resolve() == run.file.resolve():
+            with ProjectState(run.file.parent).turn("manifest"):
+                now = files.read_text(run.file) or ""
+                files.write_text(run.file, manifest.add_apps(now, done.entries))
+        else:
+            files.write_text(target, manifest.add_apps(text, done.entries))
+        for name in done.entries:
+            record.add("create", "entry", f"{name} in {target}", name)
+    return str(target)
+
+
+def _document(done: Scan) -> dict[str, Any]:
+    return {
+        "entries": {name: dict(entry) for name, entry in done.entries.items()},
+        "managed": list(done.managed),
+        "servers": [_server_document(server) for server in done.servers],
+        "accounts": done.accounts,
+    }
+
+
+def _server_document(server: ScannedServer) -> dict[str, Any]:
+    return {
+        "server": server.server,
+        "store": server.store,
+        "product": server.product or None,
+        "places": [
+            {
+                "kind": place.kind,
+                "name": place.name,
+                "app": place.app or None,
+                "reason": place.reason or None,
+                "accounts": list(place.accounts),
+                "notes": list(place.notes),
+            }
+            for place in server.places
+        ],
+        "error": server.error.document() if server.error else None,
+        "skipped": server.skipped or None,
+    }
+
+
+def _show(output: Output, done: Scan) -> None:
+    for server in done.servers:
+        if server.error is not None:
+            output.say(f"{server.server}: {server.error}", style="red")
+        elif server.skipped:
+            output.say(f"{server.server}: skipped, {server.skipped}", style="yellow")
+    rows = [
+        (place.app, server.server, f"{place.kind} {printable(place.name)}", one_line("; ".join(place.notes)))
+        for server in done.servers
+        for place in server.places
+        if place.app in done.entries and not place.reason
+    ]
+    if rows:
+        output.table(("app", "server", "has", "beside what the manifest says"), sorted(rows))
+    left = [
+        (server.server, f"{place.kind} {printable(place.name)}", one_line(place.reason))
+        for server, place in done.unplaced
+    ]
+    if left:
+        output.say()
+        output.say("In no app:", style="bold")
+        output.table(("server", "what", "why"), left)
+
+
+def _show_entries(output: Output, done: Scan, text: str, manifest_file: Path, written: str) -> None:
+    output.say()
+    for store, names in done.accounts.items():
+        shown = listed([printable(name) for name in names], 12)
+        output.say(f"{store}: used by {shown}, too. Accounts that are meant to stay: known: {{{store}: [..]}}")
+    if written:
+        output.say(f"{counted(len(done.entries), 'app')} added to {written}.", style="green")
+        output.say("Next: multidb plan (what taking them over would change)")
+        return
+    first = dict(list(done.entries.items())[:_WATCHED])
+    show_edit(output, manifest_file, text, manifest.add_apps(text, first))
+    if len(done.entries) > len(first):
+        output.say(f"and {len(done.entries) - len(first)} more")
+    output.say("Next: multidb import --scan --write multidb.yaml")

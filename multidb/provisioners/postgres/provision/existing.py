@@ -12,7 +12,7 @@ from typing import Any, Final
 from multidb.document import APP_ID, printable
 from multidb.model import ExistingPlace, counted, listed
 from multidb.provisioners.postgres.backup.places import parse_place_mark
-from multidb.provisioners.postgres.provision.catalog import parse_mark
+from multidb.provisioners.postgres.provision.marks import parse_mark
 from multidb.provisioners.postgres.provision.resources import RESERVED
 from multidb.provisioners.postgres.provision.roles import AppNames
 

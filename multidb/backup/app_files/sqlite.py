@@ -1,7 +1,8 @@
 """An SQLite database as it is at one moment, while others write to it: by SQLite's own online backup.
 
 SQLite opens a database by its path, follows links, and rolls back what a crash has left beside it, with all the power
-of who opens it. So a process of its own does that, as whoever the database is of where we are root.
+of who opens it. So a process of its own does that, as whoever the database is of where we are root. It looks at what it
+has opened: nothing but the file that was seen, in the folder that was seen, and what lies beside it under its name.
 """
 
 from __future__ import annotations
@@ -25,14 +26,37 @@ COMPANIONS: Final = ("-wal", "-shm", "-journal")
 _SLOWEST: Final = 1024**2  # bytes a second
 _LONGEST_WAIT: Final = 30  # seconds for who writes
 _COPY: Final = """
-import pathlib, sqlite3, sys
-source, copy, wait = sys.argv[1:]
+import os, pathlib, sqlite3, stat, sys
+source, copy, wait, folder, file = sys.argv[1:]
+def identity(status):
+    return f"{status.st_dev}:{status.st_ino}"
+def elsewhere():
+    names = [source + end for end in ("", "-wal", "-shm", "-journal")]
+    near = {identity(os.lstat(name)) for name in names if os.path.lexists(name) and not os.path.islink(name)}
+    known = {identity(os.stat(descriptor)) for descriptor in before}
+    held = set()
+    for descriptor in os.listdir("/dev/fd"):
+        try:
+            status = os.stat(int(descriptor))
+        except OSError:
+            continue
+        if stat.S_ISREG(status.st_mode):
+            held.add(identity(status))
+    there = identity(os.stat(os.path.dirname(source))) == folder and identity(os.lstat(source)) == file
+    return not there or file not in held or held - near - known
+before = [0, 1, 2]
 for mode in ("rw", "ro"):
     try:
         live = sqlite3.connect(pathlib.Path(source).as_uri() + "?mode=" + mode, uri=True, timeout=float(wait))
+        live.execute("PRAGMA schema_version").fetchone()
+        if elsewhere():
+            sys.exit("it leads elsewhere")
         new = sqlite3.connect(copy)
         live.backup(new)
         new.close()
+        if elsewhere():
+            os.unlink(copy)
+            sys.exit("it leads elsewhere")
         sys.exit(0)
     except sqlite3.Error as error:
         last = error
@@ -60,7 +84,8 @@ def copied(path: Path, folder: os.stat_result, file: os.stat_result) -> Iterator
         if account:
             os.chown(work, *account)
         copy = work / "copy.db"
-        _run([str(path.absolute()), str(copy), str(_LONGEST_WAIT)], account, file.st_size / _SLOWEST)
+        identities = [f"{status.st_dev}:{status.st_ino}" for status in (folder, file)]
+        _run([str(path.absolute()), str(copy), str(_LONGEST_WAIT), *identities], account, file.st_size / _SLOWEST)
         yield copy
     finally:
         shutil.rmtree(work, ignore_errors=True)

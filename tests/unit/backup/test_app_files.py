@@ -18,6 +18,7 @@ import zstandard
 from multidb.backup.app_files import locations
 from multidb.backup.app_files.entries import link_stays_inside
 from multidb.backup.app_files.own import beside, make_own, remove_own
+from multidb.backup.app_files.sqlite import NotADatabase, copied
 from multidb.backup.cloning import copy_into, entry_for
 from multidb.backup.copying import copy_set
 from multidb.backup.creation import repository, targets_of
@@ -129,6 +130,29 @@ def test_a_database_at_work_is_in_the_set_as_it_is_at_one_moment(shop: Engine, t
     with sqlite3.connect(path) as facts:
         assert facts.execute("SELECT max(id) FROM facts").fetchone() == (1000,)
         assert facts.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("linked", ["facts.db", "facts.db-wal", "data"])
+def test_a_database_that_becomes_a_link_before_sqlite_opens_it_is_not_followed(tmp_path: Path, linked: str) -> None:
+    for folder in ("data", "foreign"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    foreign, path = sqlite3.connect(tmp_path / "foreign" / "facts.db"), tmp_path / "data" / "facts.db"
+    own = sqlite3.connect(path)
+    for database in (foreign, own):
+        database.execute("PRAGMA journal_mode = wal")
+        database.execute("CREATE TABLE IF NOT EXISTS facts (id)")
+        database.commit()
+    seen = (path.parent.stat(), path.stat())
+    with copied(path, *seen) as copy:
+        assert copy.exists()
+    own.close()
+    link = tmp_path / linked if linked == "data" else path.with_name(linked)
+    if link.exists():
+        link.rename(tmp_path / "away")
+    link.symlink_to(tmp_path / "foreign" / ("" if linked == "data" else linked))
+    with pytest.raises(NotADatabase), copied(path, *seen):
+        pytest.fail("it was opened")
+    foreign.close()
 
 
 def test_what_sqlite_keeps_beside_an_old_database_is_not_taken_for_the_new_ones(shop: Engine, tmp_path: Path) -> None:

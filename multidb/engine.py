@@ -1,4 +1,4 @@
-"""The imperative shell: the only module that holds a session and a plan at once.
+"""The imperative shell: the only module that carries a plan out on a session.
 
 Reading, planning and applying go server by server, side by side; on one server the statements run in order. Nothing is
 printed here: callers get values, and hear of progress through a callback.
@@ -10,8 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from multidb.access import access_of, forget_access, record_access
-from multidb.baseline import Baseline
+from multidb.access import forget_access
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.credentials import ensure_secrets, refit_verifiers
@@ -19,15 +18,10 @@ from multidb.errors import MultidbError, Refused, ServerError, StalePlan, Statem
 from multidb.fleet import SERVERS_AT_ONCE, Answer, Fleet, Scope
 from multidb.model import (
     Action,
-    App,
-    AppMode,
     Change,
     Finding,
-    Inspection,
     Level,
     Project,
-    Provisioner,
-    Resource,
     Server,
     Session,
     StoreContext,
@@ -35,19 +29,14 @@ from multidb.model import (
 from multidb.numbers import record_numbers
 from multidb.orphans import orphan_findings, orphans_in
 from multidb.plan import (
-    LOST,
     Plan,
     ServerPlan,
-    added,
     conflict_error,
-    diff,
-    in_order,
     refuse_conflicts,
-    without_half_apps,
 )
 from multidb.provisioners import provisioner
-from multidb.recall import recall
 from multidb.report import Failure, Report, ServerReport, account
+from multidb.server_planning import ServerPlanner
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones, ways_of_removed
 
@@ -59,6 +48,7 @@ class Engine:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
+        self._planner = ServerPlanner(fleet)
         self._stopping = threading.Event()
 
     @property
@@ -124,7 +114,7 @@ class Engine:
         def work(server: Server) -> ServerReport:
             try:
                 with self.fleet.locked(server) as session:
-                    fresh = self._read(server, session, scope)
+                    fresh = self._planner.read(server, session, scope)
                     return self._carry_out(server, session, scope, fresh)
             except MultidbError as error:  # it must not cost the other servers their report
                 return ServerReport(server.name, server.store, error=error)
@@ -139,100 +129,12 @@ class Engine:
 
     def _planning(self, scope: Scope) -> Callable[[Server, Session, StoreContext], ServerPlan]:
         def planned(server: Server, session: Session, context: StoreContext) -> ServerPlan:
-            plan = self._read(server, session, scope, context)
+            plan = self._planner.read(server, session, scope, context)
             if scope.apps is None and server.app is None:
                 plan = replace(plan, orphans=orphans_in(self.fleet, server, session))
             return plan
 
         return planned
-
-    def _read(self, server: Server, session: Session, scope: Scope, context: StoreContext | None = None) -> ServerPlan:
-        store = provisioner(server.store)
-        context = context or self.fleet.context(server, session)
-        in_scope = [app for app in self.fleet.apps_of(server) if scope.wants(app)]
-        apps = [app for app in in_scope if app.mode(store.name) is not AppMode.OBSERVE]
-        observed = [app for app in in_scope if app.mode(store.name) is AppMode.OBSERVE]
-        unread: dict[str, ServerError] = {}
-        desired, live, left = self._compared(server, session, scope, context, apps, unread)
-        left += self._observed(session, scope, context, observed)
-        known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
-        changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
-        written = [_with_statements(change, store, context, unread) for change in changes]
-        if scope.deep:
-            baseline = Baseline(self.state, server.name)
-            written = [baseline.explained(change) for change in written]
-            added_to = {app.id for app in apps if app.mode(store.name) is AppMode.ADDITIVE}
-            baseline.learn(desired, changes, {app.id for app in apps} - unread.keys() - added_to)
-        unsettled = {*unread, *(change.resource.app for change in changes)}
-        recall(self.fleet, server, context, {app.id for app in apps} - unsettled)
-        isolation = {app.id: store.isolation(app, session.facts) for app in in_scope}
-        record_access(self.state.folder, server.name, access_of(isolation, desired), self.project.apps)
-        return ServerPlan(
-            server.name,
-            server.store,
-            f"{session.facts.product} {session.facts.version}",
-            isolation,
-            tuple(change for change in written if change.resource.app not in unread),
-            unread=unread,
-            notes=tuple(store.caveats(session.facts)) if store.caveats else (),
-            left=tuple(_with_statements(change, store, context, {}) for change in left),
-        )
-
-    def _compared(
-        self,
-        server: Server,
-        session: Session,
-        scope: Scope,
-        context: StoreContext,
-        apps: Sequence[App],
-        unread: dict[str, ServerError],
-    ) -> tuple[tuple[Resource, ...], Sequence[Resource], list[Change]]:
-        """What is to be there, what is there, and what is left of apps from which nothing is taken.
-
-        Args:
-            unread: filled with the apps whose place could not be read, and why.
-        """
-        store = provisioner(server.store)
-        desired = tuple(store.desired(apps, context))
-        of_server = self.fleet.apps_of(server)
-        deciding = not of_server or any(app.mode(store.name) is AppMode.AUTHORITATIVE for app in of_server)
-        if server.name in scope.left_open or not deciding:
-            desired = tuple(resource for resource in desired if not resource.closing)
-        if not deciding and not apps:
-            desired = ()  # nothing is changed on a server that is observed
-        inspection = Inspection(context, apps, desired, self.state.secrets, scope.deep)
-        live = session.inspect(inspection)
-        unread.update(inspection.unread)
-        adding = frozenset(app.id for app in apps if app.mode(store.name) is AppMode.ADDITIVE) - scope.adopt
-        if not adding:
-            return desired, live, []
-        lesser = added(desired, live, adding)
-        there = {resource.key: resource for resource in live} | {resource.key: resource for resource in lesser}
-        left = [change for change in diff(desired, there.values(), adding) if change.resource.app in adding]
-        again = replace(inspection, desired=lesser)  # what a session sees may follow from what is asked for
-        return lesser, session.inspect(again), left
-
-    def _observed(self, session: Session, scope: Scope, context: StoreContext, apps: Sequence[App]) -> list[Change]:
-        """What would be changed of apps of which nothing is, if they were taken over."""
-        if not apps:
-            return []
-        assert context.server is not None
-        ids = frozenset(app.id for app in apps)
-        desired = tuple(provisioner(context.server.store).desired(apps, context))
-        live = session.inspect(Inspection(context, apps, desired, self.state.secrets, scope.deep))
-        return [change for change in diff(desired, live, ids) if change.resource.app in ids]
-
-    def _refuse_lost(self, change: Change, scope: Scope) -> Change:
-        lost = [field.field for field in change.fields if field.old == LOST]
-        app = change.resource.app
-        if not lost or app in scope.regenerate or app in scope.adopt:
-            return change
-        return replace(
-            change,
-            action=Action.CONFLICT,
-            reason=f"the {lost[0]} of {change.resource.kind} {change.resource.name} is not in the secret store; "
-            f"restore {self.state.where_secrets_are}, or make new credentials: multidb apply --regenerate {app}",
-        )
 
     def _warnings(self, scope: Scope, plans: Sequence[ServerPlan]) -> Iterator[Finding]:
         """What an apply leaves as it is, though it is not as it should be for good."""
@@ -255,7 +157,7 @@ class Engine:
         try:
             with self.fleet.locked(server) as session:
                 self._refuse_removed(scope)
-                fresh = self._read(server, session, scope)
+                fresh = self._planner.read(server, session, scope)
                 if not agreed:
                     refuse_conflicts(Plan(self.project.name, (fresh,)))
                 elif not planned.covers(fresh):
@@ -305,7 +207,7 @@ class Engine:
             if not others:
                 break
             try:
-                left = {change.resource.key: change for change in self._read(server, session, scope).changes}
+                left = {change.resource.key: change for change in self._planner.read(server, session, scope).changes}
             except (ServerError, Refused) as error:
                 return replace(report, error=error)
             # What was on its way when another's failed may have been done.
@@ -338,7 +240,7 @@ class Engine:
         """Reads the server once more: some servers answer a statement with success and change nothing."""
         self.fleet.progress(server.name, "checking")
         try:
-            proof = self._read(server, session, scope)
+            proof = self._planner.read(server, session, scope)
         except (ServerError, Refused) as failed:  # what the server has answered for is done all the same
             return replace(report, error=failed)
         report = replace(report, unread={**report.unread, **proof.unread})
@@ -368,24 +270,3 @@ def _server_plan(answer: Answer[ServerPlan]) -> ServerPlan:
     if answer.error is not None and not isinstance(answer.error, ServerError | Refused):
         raise answer.error
     return ServerPlan(answer.name, answer.store, error=answer.error, skipped=answer.skipped, apps=answer.app_ids)
-
-
-def _with_statements(
-    change: Change, store: Provisioner, context: StoreContext, unread: dict[str, ServerError]
-) -> Change:
-    """The change with what makes it; in `unread`, why that cannot be said for its app."""
-    assert context.server is not None
-    change = replace(change, store=store.name, server=context.server.name)
-    if change.action is Action.CONFLICT:
-        return change
-    app = change.resource.app or ""
-    try:
-        return replace(
-            change, statements=tuple(replace(statement, app=app) for statement in store.statements(change, context))
-        )
-    except ServerError as error:
-        if not app:
-            raise
-        error.where = error.where or f"app {app} on {context.server}"
-        unread[app] = error
-        return change

@@ -18,6 +18,7 @@ from multidb.concurrency import side_by_side
 from multidb.errors import ArchiveError, AuthenticationFailed, MultidbError, ServerDown, ServerSlow, UsageError
 from multidb.model import (
     App,
+    AppMode,
     Archive,
     Facts,
     Progress,
@@ -374,6 +375,13 @@ class Fleet:
         """The secret of this name. `UsageError` where it was never made."""
         secret = self.state.secrets.get(ref)
         if secret is None:
+            app = self.project.apps.get(ref.owner)
+            if app is not None and app.mode(ref.store) is AppMode.OBSERVE:
+                raise UsageError(
+                    f"multidb has no login of it on {ref.store}, where it is only observed",
+                    where=f"app {ref.owner}",
+                    hint=f"let multidb make one: mode: additive in its entry, then: multidb apply --app {ref.owner}",
+                )
             raise UsageError(
                 f"there is no credential {ref}",
                 where=f"app {ref.owner}",
@@ -424,13 +432,16 @@ class Fleet:
     def tenants_of(
         self, server: Server, context: StoreContext, scope: Scope
     ) -> tuple[list[Tenant], dict[str, MultidbError]]:
-        """The apps in scope on one server, and by app why one has nothing to come with."""
+        """The apps in scope on one server, and by app why one has nothing to come with. One that is only observed and
+        has no login of ours is neither."""
         tenants: list[Tenant] = []
         errors: dict[str, MultidbError] = {}
         for app in filter(scope.wants, self.apps_of(server)):
             try:
                 env = provisioner(server.store).env(app, context, server.endpoint, self.secret)
             except (MultidbError, LookupError) as error:
+                if app.mode(server.store) is AppMode.OBSERVE:
+                    continue
                 errors[app.id] = error if isinstance(error, MultidbError) else _never_applied(app)
             else:
                 tenants.append(Tenant(app, server, context, env))

@@ -20,7 +20,7 @@ from multidb.cli.terminal import Grid
 from multidb.errors import UsageError
 from multidb.fleet import Fleet, Scope
 from multidb.health import HealthReport, check, health_junit
-from multidb.model import Health, Status, counted, listed
+from multidb.model import AppMode, Health, Status, counted, listed
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -83,9 +83,23 @@ def health(
     notify_about(report)
     output.document(report.exit_code == 0, report.document())
     output.show(_drawn(report))
+    for app, untried in _untried(fleet, asked, report).items():
+        output.note(f"{app}: not tried on {listed(untried)}, where it is only observed and multidb has no login of it")
     if run.form == HealthForm.JUNIT:
         output.write(health_junit(report))
     return report.exit_code
+
+
+def _untried(fleet: Fleet, scope: Scope, report: HealthReport) -> dict[str, list[str]]:
+    """By app, the stores on which it is only observed, where nothing is known with which it could be tried."""
+    tried = {(check.app, check.store) for check in report.checks}
+    untried: dict[str, list[str]] = {}
+    for app in filter(scope.wants, fleet.project.apps.values()):
+        for store in app.stores:
+            wanted = scope.stores is None or store in scope.stores
+            if wanted and app.mode(store) is AppMode.OBSERVE and (app.id, store) not in tried:
+                untried.setdefault(app.id, []).append(store)
+    return untried
 
 
 def _checked(fleet: Fleet, scope: Scope, *, may_write: bool) -> HealthReport:

@@ -122,6 +122,14 @@ def test_an_app_that_is_observed_is_described_and_never_touched(crm: Folder) -> 
     assert state(crm) == before
     with admin(crm) as server:
         assert server.execute("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'crm_%'").fetchone() == (1,)
+    health = crm.ok("health", "--json")
+    assert list(health.json()["apps"]) == ["own"]
+    assert "crm: not tried on postgres, where it is only observed" in health.err
+    refused = crm.run("env", "crm")
+    assert refused.code == 2
+    assert "only observed" in refused.err
+    assert "mode: additive" in refused.err
+    assert not (crm.path / "apps" / "crm" / ".env").exists()
 
 
 def test_an_app_that_is_added_to_gets_what_is_missing_and_nothing_is_taken_from_others(crm: Folder) -> None:

@@ -73,14 +73,14 @@ _SESSIONS: Final = {
 }
 _LEFT: Final = {
     "places": """(
-  SELECT json_agg(json_build_array(d.datname, coalesce(split_part(c.description, '/', 2), $3::json ->> d.datname))
+  SELECT json_agg(json_build_array(d.datname, coalesce(split_part(c.description, '/', 2), $3::jsonb ->> d.datname))
                   ORDER BY d.datname)
   FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
   WHERE (starts_with(c.description, $2)
-         OR (c.description IS NULL AND NOT d.datallowconn AND $3::json ->> d.datname IS NOT NULL))
+         OR (c.description IS NULL AND NOT d.datallowconn AND $3::jsonb ->> d.datname IS NOT NULL))
     AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid))""",
     "unmarked": """(
-  SELECT json_agg(json_build_array(d.datname, $3::json ->> d.datname, d.datallowconn AND EXISTS (
+  SELECT json_agg(json_build_array(d.datname, $3::jsonb ->> d.datname, d.datallowconn AND EXISTS (
            SELECT FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x
            WHERE x.grantee = 0 AND x.privilege_type = 'CONNECT')) ORDER BY d.datname)
   FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass

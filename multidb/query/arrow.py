@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS {RESULTS} (
 """
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _AT_A_TIME: Final = 20_000  # rows
+_IN_MEMORY: Final = 100_000  # rows that DuckDB has not committed
+_LOADING: Final = "multidb_loading_"
 _SIZE_AT_A_TIME: Final = 16 << 20  # characters, of what comes at a time
 _EXTRA: Final = "[query]"
 _SETTINGS: Final[Mapping[str, str | bool | int | float | list[str]]] = {
@@ -41,6 +43,7 @@ _SETTINGS: Final[Mapping[str, str | bool | int | float | list[str]]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "python_enable_replacements": False,
+    "memory_limit": "256MB",
 }
 """The file is one that others may write, too: nothing in it is to reach beyond it."""
 
@@ -139,7 +142,10 @@ class ParquetWriter(_TableWriter):
 
 
 class DuckDbWriter(_TableWriter):
-    """A table of a DuckDB file, in one transaction: it is there when all is over, or not at all.
+    """A table of a DuckDB file: it is there when all is over, or not at all.
+
+    Rows come into a table of another name, which is committed piece by piece: what is not, DuckDB keeps in memory. It
+    gets its own name in the end; one that a run which died has left goes when the file is opened next.
 
     Args:
         table: its name; None: ``q1``, or the next that is free.
@@ -154,15 +160,17 @@ class DuckDbWriter(_TableWriter):
         if table is not None and not _NAME.fullmatch(table):
             hint = "letters, digits and _, not a digit first: --table orders"
             raise UsageError(f"{table!r} can't be the name of a table", hint=hint)
-        self._path = path
+        if table is not None and table.lower().startswith(_LOADING):
+            raise UsageError(f"tables called {_LOADING}... are for what is on its way", hint="--table OTHER")
+        self._path, self._uncommitted = path, 0
         self._about = (project, store, " ".join(question.words), datetime.now(UTC))
         self._is_new = not path.exists()
         self._connection = self._opened()
         try:
             if self._is_new:
                 os.chmod(path, 0o600)  # noqa: PTH101  # what apps have is nobody else's business
+            self._drop_unfinished()
             self._connection.execute("BEGIN")
-            self._connection.execute(_LOG)
             self.table = self._named(table)
         except BaseException:
             self.give_up()
@@ -179,6 +187,17 @@ class DuckDbWriter(_TableWriter):
             ) from None
         return connection
 
+    def _drop_unfinished(self) -> None:
+        """The file is open for nobody else, so that no other run is at one."""
+        query = "SELECT table_name FROM information_schema.tables WHERE starts_with(table_name, ?)"
+        for (name,) in self._connection.execute(query, [_LOADING]).fetchall():
+            quoted = name.replace('"', '""')
+            self._connection.execute(f'DROP TABLE "{quoted}"')
+
+    @property
+    def _loading(self) -> str:
+        return f"{_LOADING}{self.table}"
+
     def _named(self, table: str | None) -> str:
         known = "SELECT lower(table_name) FROM information_schema.tables"
         taken = {name for (name,) in self._connection.execute(known).fetchall()}
@@ -193,15 +212,20 @@ class DuckDbWriter(_TableWriter):
     def begin(self, shape: TableShape) -> None:
         self._gathered = _Gathered(shape)
         empty = self._gathered.schema.empty_table()
-        self._insert(f'CREATE TABLE "{self.table}" AS SELECT * FROM incoming', empty)  # noqa: S608  # a name of letters
+        self._insert(f'CREATE TABLE "{self._loading}" AS SELECT * FROM incoming', empty)  # noqa: S608  # a name of letters
 
     def _write_table(self, table: pyarrow.Table) -> None:
-        self._insert(f'INSERT INTO "{self.table}" SELECT * FROM incoming', table)  # noqa: S608  # likewise
+        self._insert(f'INSERT INTO "{self._loading}" SELECT * FROM incoming', table)  # noqa: S608  # likewise
 
     def _insert(self, statement: str, table: pyarrow.Table) -> None:
         self._connection.register("incoming", table)
         try:
             self._connection.execute(statement)
+            self._uncommitted += table.num_rows
+            if self._uncommitted >= _IN_MEMORY:
+                self._connection.execute("COMMIT")
+                self._connection.execute("BEGIN")
+                self._uncommitted = 0
         except self._library.Error as error:
             raise self._unwritten(error) from None
         finally:
@@ -210,6 +234,8 @@ class DuckDbWriter(_TableWriter):
     def end(self, results: Sequence[AppResult]) -> None:
         self._write()
         try:
+            self._connection.execute(_LOG)
+            self._connection.execute(f'ALTER TABLE "{self._loading}" RENAME TO "{self.table}"')
             self._tell(results)
             self._connection.execute("COMMIT")
         except self._library.Error as error:
@@ -240,8 +266,9 @@ class DuckDbWriter(_TableWriter):
         return TargetError(f"can't be written: {first}", where=str(self._path), hint="free space, then ask again")
 
     def give_up(self) -> None:
-        with contextlib.suppress(self._library.Error):
-            self._connection.execute("ROLLBACK")
+        for undo in ("ROLLBACK", self._drop_unfinished):
+            with contextlib.suppress(self._library.Error):
+                self._connection.execute(undo) if isinstance(undo, str) else undo()
         self._connection.close()
         if self._is_new:
             self._path.unlink(missing_ok=True)

@@ -375,6 +375,34 @@ def test_a_value_that_has_no_type_here_is_named_and_costs_only_its_app(place: Pl
         assert connection.sql("SELECT count(*) FROM q1").fetchall() == [(2,)]
 
 
+def test_rows_are_there_when_all_are_and_what_a_dead_run_left_goes(place: Place, tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    database = tmp_path / "results.duckdb"
+    unfinished = 'multidb_loading_q"1'
+    with duckdb.connect(str(database)) as connection:
+        connection.execute("CREATE TABLE mine AS SELECT 1 AS one")
+        connection.execute("""CREATE TABLE "multidb_loading_q""1" AS SELECT 1 AS one""")
+    asked = place.asked("SELECT n FROM generate_series(1, 120000) n", limit=None)
+    shape = written(place.fleet, asked, DuckDbWriter(database, None, "asked", "postgres", asked.question)).shape
+    assert shape is not None
+    with duckdb.connect(str(database)) as connection:
+        assert connection.sql("SELECT app, count(*), sum(n) FROM q1 GROUP BY app ORDER BY app").fetchall() == [
+            (app, 120_000, 7_200_060_000) for app in ("ann", "bob", "eve")
+        ]
+        names = {name for (name,) in connection.sql("SELECT table_name FROM information_schema.tables").fetchall()}
+    assert names == {"mine", "q1", "multidb_questions", "multidb_results"}
+    assert unfinished not in names
+    given_up = DuckDbWriter(database, None, "asked", "postgres", asked.question)
+    given_up.begin(shape)
+    given_up.give_up()
+    with duckdb.connect(str(database)) as connection:
+        assert names == {
+            name for (name,) in connection.sql("SELECT table_name FROM information_schema.tables").fetchall()
+        }
+    with pytest.raises(UsageError, match="on its way"):
+        DuckDbWriter(database, "multidb_loading_x", "asked", "postgres", asked.question)
+
+
 def test_where_nobody_has_answered_there_is_no_table_and_no_file(place: Place, tmp_path: Path) -> None:
     pytest.importorskip("duckdb")
     database = tmp_path / "results.duckdb"

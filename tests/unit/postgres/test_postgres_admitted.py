@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import interior, reading, summary
+from multidb.provisioners.postgres.provision import existing, interior, reading, summary
 from multidb.provisioners.postgres.provision.admitted import FORMS, QUERIES, require
 from multidb.provisioners.postgres.provision.interior_statements import NOTHING_PREPARED
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
@@ -89,6 +89,7 @@ def test_every_form_says_why_and_is_in_the_decisions_table_which_has_no_others()
     titles = [title for row in statements for title in row]
     assert sorted(titles) == sorted(form.title for form in FORMS)
     modules = {
+        "existing": existing,
         "interior": interior,
         "inventory": inventory,
         "reading": reading,

@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS {RESULTS} (
 """
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _AT_A_TIME: Final = 20_000  # rows
-_IN_MEMORY: Final = 100_000  # rows that DuckDB has not committed
+_IN_MEMORY: Final = 8 << 20  # bytes that DuckDB has not committed
 _LOADING: Final = "multidb_loading_"
 _SIZE_AT_A_TIME: Final = 16 << 20  # characters, of what comes at a time
 _EXTRA: Final = "[query]"
@@ -43,7 +43,7 @@ _SETTINGS: Final[Mapping[str, str | bool | int | float | list[str]]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "python_enable_replacements": False,
-    "memory_limit": "256MB",
+    "memory_limit": "96MB",
 }
 """The file is one that others may write, too: nothing in it is to reach beyond it."""
 
@@ -221,7 +221,7 @@ class DuckDbWriter(_TableWriter):
         self._connection.register("incoming", table)
         try:
             self._connection.execute(statement)
-            self._uncommitted += table.num_rows
+            self._uncommitted += table.nbytes
             if self._uncommitted >= _IN_MEMORY:
                 self._connection.execute("COMMIT")
                 self._connection.execute("BEGIN")

@@ -95,9 +95,8 @@ def _untried(fleet: Fleet, scope: Scope, report: HealthReport) -> dict[str, list
     tried = {(check.app, check.store) for check in report.checks}
     untried: dict[str, list[str]] = {}
     for app in filter(scope.wants, fleet.project.apps.values()):
-        for store in app.stores:
-            wanted = scope.stores is None or store in scope.stores
-            if wanted and app.mode(store) is AppMode.OBSERVE and (app.id, store) not in tried:
+        for store in [store for store in app.stores if scope.stores is None or store in scope.stores]:
+            if app.mode(store) is AppMode.OBSERVE and (app.id, store) not in tried:
                 untried.setdefault(app.id, []).append(store)
     return untried
 

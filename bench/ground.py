@@ -6,7 +6,8 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,20 @@ def taking_turns(runs: int, ours: Callable[[], object], floor: Callable[[], obje
     """Medians of both, measured in turns so that a slow moment of the machine hits both."""
     pairs = [(median(1, ours), median(1, floor)) for _ in range(runs)]
     return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+def connect_to_each(engine: Engine, databases: Iterable[str], threads: int) -> None:
+    """A bare client: one connection, and one question, to each of the databases."""
+    import psycopg
+
+    host, port, user, password = admin(engine, "postgres")
+
+    def visit(name: str) -> None:
+        with psycopg.connect(host=host, port=port, user=user, password=password, dbname=name) as connection:
+            connection.execute("SELECT 1")
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(visit, databases))
 
 
 def admin(engine: Engine, store: str) -> tuple[str, int, str, str]:

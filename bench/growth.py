@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psycopg
 import redis
 
-from bench.ground import Result, admin, apps, median, open_engine, project, taking_turns
+from bench.ground import Result, admin, apps, connect_to_each, median, open_engine, project, taking_turns
 from bench.postgres_apply import psql, script
 from multidb.audit import audit
 from multidb.engine import Engine
@@ -91,16 +90,7 @@ def _pipelined(engine: Engine, commands: list[list[str]]) -> None:
 
 
 def _bare(engine: Engine, count: int) -> None:
-    host, port, user, password = admin(engine, "postgres")
-
-    def visit(number: int) -> None:
-        with psycopg.connect(
-            host=host, port=port, user=user, password=password, dbname=f"app{number:04}"
-        ) as connection:
-            connection.execute("SELECT 1")
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(visit, range(count)))
+    connect_to_each(engine, [f"app{number:04}" for number in range(count)], THREADS)
     host, port, user, password = admin(engine, "redis")
     with redis.Redis(host=host, port=port, username=user, password=password) as client:
         client.execute_command("ACL LIST")

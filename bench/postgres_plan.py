@@ -6,12 +6,11 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 
-from bench.ground import Result, admin, apps, open_engine, project, taking_turns, write_manifest
+from bench.ground import Result, admin, apps, connect_to_each, open_engine, project, taking_turns, write_manifest
 from multidb.fleet import Scope
 
 COUNTS, RUNS, THREADS = (10, 100, 1000), 3, 4
@@ -31,17 +30,9 @@ def measure() -> Iterator[Result]:
 
 def _deep(folder: Path, count: int) -> Result:
     engine = open_engine(folder)
-    host, port, user, password = admin(engine, "postgres")
-
-    def visit(number: int) -> None:
-        with psycopg.connect(
-            host=host, port=port, user=user, password=password, dbname=f"app{number:04}"
-        ) as connection:
-            connection.execute("SELECT 1")
 
     def floor() -> None:
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(visit, range(count)))
+        connect_to_each(engine, [f"app{number:04}" for number in range(count)], THREADS)
 
     def ours() -> None:
         assert open_engine(folder).plan().in_sync

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from bench.ground import Result, admin, open_engine, project, taking_turns
+from bench.ground import Result, admin, connect_to_each, open_engine, project, taking_turns
 from multidb import manifest
 from multidb.model import AppMode, Project
 from multidb.project import load_project
@@ -32,26 +31,20 @@ def measure() -> Iterator[Result]:
                 for number in range(made, count):
                     server.execute(f"CREATE DATABASE there{number:04} STRATEGY file_copy")
             made = count
-            yield _scanned(folder, count, (host, port, user, password))
+            yield _scanned(folder, count)
 
 
-def _scanned(folder: Path, count: int, login: tuple[str, int, str, str]) -> Result:
-    host, port, user, password = login
+def _scanned(folder: Path, count: int) -> Result:
     path = folder / "multidb.yaml"
     text = path.read_text()
 
     def load(entries: Mapping[str, Mapping[str, Any]]) -> Project:
         return load_project(path, None, {path: manifest.add_apps(text, entries)})
 
-    def visit(number: int) -> None:
-        with psycopg.connect(
-            host=host, port=port, user=user, password=password, dbname=f"there{number:04}"
-        ) as connection:
-            connection.execute("SELECT 1")
+    engine = open_engine(folder)
 
     def floor() -> None:
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(visit, range(count)))
+        connect_to_each(engine, [f"there{number:04}" for number in range(count)], THREADS)
 
     def ours() -> None:
         assert len(scan(open_engine(folder).fleet, AppMode.OBSERVE, load).entries) == count

@@ -73,6 +73,16 @@ class Site:
         with self.connect() as session:
             return self.plan(session, apps, **how)
 
+    def settle(self, session: PostgresSession, app: App, context: StoreContext) -> list[Change]:
+        """Applies once as the engine does in this context; what a second look would change."""
+        for attempt in ("apply", "look"):
+            desired = PROVISIONER.desired([app], context)
+            changes = diff(desired, session.inspect(Inspection(context, [app], desired, self.secrets)))
+            todo = [statement for change in changes for statement in PROVISIONER.statements(change, context)]
+            if attempt == "apply":
+                list(session.run(todo, self.secrets))
+        return list(changes)
+
     def enter(self, app: App, login: str = "user", *, database: str = "") -> psycopg.Connection[Any]:
         password = self.secrets.get(password_ref(app.id, login))
         assert password is not None
@@ -94,13 +104,7 @@ def restrict(site: Site, app: App, *, read_only: bool) -> list[Change]:
     """Applies once as the engine does, with the app over its quota or not; what a second look would change."""
     with site.connect() as session:
         context = StoreContext("site", session.facts, read_only=frozenset({app.id} if read_only else ()))
-        for attempt in ("apply", "look"):
-            desired = PROVISIONER.desired([app], context)
-            changes = diff(desired, session.inspect(Inspection(context, [app], desired, site.secrets)))
-            todo = [statement for change in changes for statement in PROVISIONER.statements(change, context)]
-            if attempt == "apply":
-                list(session.run(todo, site.secrets))
-        return list(changes)
+        return site.settle(session, app, context)
 
 
 def tenant(site: Site, app: App, **context: Any) -> Tenant:

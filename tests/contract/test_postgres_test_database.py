@@ -131,15 +131,7 @@ def test_a_second_login_of_a_rotation_comes_there_as_the_first(site: Site) -> No
     both = Alternates(working=frozenset(Alternate), made=tuple(Alternate))
     with site.connect() as session:
         context = StoreContext("site", session.facts, alternates={app.id: both})
-        from multidb.plan import diff
-
-        for attempt in ("apply", "look"):
-            desired = PROVISIONER.desired([app], context)
-            changes = diff(desired, session.inspect(Inspection(context, [app], desired, site.secrets)))
-            if attempt == "apply":
-                todo = [statement for change in changes for statement in PROVISIONER.statements(change, context)]
-                list(session.run(todo, site.secrets))
-        assert not changes
+        assert site.settle(session, app, context) == []
     with site.enter(app, "user_b", database=f"{app.id}_test") as connection:
         assert connection.execute("SELECT current_user").fetchone() == (f"{app.id}_owner",)
         assert connection.execute("SHOW work_mem").fetchone() == ("8MB",)

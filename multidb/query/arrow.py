@@ -266,9 +266,10 @@ class DuckDbWriter(_TableWriter):
         return TargetError(f"can't be written: {first}", where=str(self._path), hint="free space, then ask again")
 
     def give_up(self) -> None:
-        for undo in ("ROLLBACK", self._drop_unfinished):
-            with contextlib.suppress(self._library.Error):
-                self._connection.execute(undo) if isinstance(undo, str) else undo()
+        with contextlib.suppress(self._library.Error):
+            self._connection.execute("ROLLBACK")
+        with contextlib.suppress(self._library.Error):
+            self._drop_unfinished()
         self._connection.close()
         if self._is_new:
             self._path.unlink(missing_ok=True)

@@ -33,7 +33,6 @@ def identity(status):
 def elsewhere():
     names = [source + end for end in ("", "-wal", "-shm", "-journal")]
     near = {identity(os.lstat(name)) for name in names if os.path.lexists(name) and not os.path.islink(name)}
-    known = {identity(os.stat(descriptor)) for descriptor in before}
     held = set()
     for descriptor in os.listdir("/dev/fd"):
         try:
@@ -43,8 +42,7 @@ def elsewhere():
         if stat.S_ISREG(status.st_mode):
             held.add(identity(status))
     there = identity(os.stat(os.path.dirname(source))) == folder and identity(os.lstat(source)) == file
-    return not there or file not in held or held - near - known
-before = [0, 1, 2]
+    return not there or file not in held or held - near
 for mode in ("rw", "ro"):
     try:
         live = sqlite3.connect(pathlib.Path(source).as_uri() + "?mode=" + mode, uri=True, timeout=float(wait))

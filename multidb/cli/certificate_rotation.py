@@ -133,7 +133,8 @@ def _show(
         message = wrong.message if wrong is not None else None
         documents.append({"name": name, "until": until, "restarted": name in restarted, "error": message})
         if message is not None:
-            output.say(f"{name}: has a new certificate and did not take it: {message}; then: multidb up", style="red")
+            again = "multidb rotate --certificates --authority" if authority else "multidb up"
+            output.say(f"{name}: has a new certificate and did not take it: {message}; then: {again}", style="red")
         else:
             output.say(
                 f"{name}: a new certificate, until {end:%Y-%m-%d}" if end else f"{name}: a new one", style="green"

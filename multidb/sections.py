@@ -135,6 +135,11 @@ class _Restoring(_Loose):
     phase: str
 
 
+class _Importing(_Loose):
+    sources: dict[str, str]
+    phase: str
+
+
 class _Copying(_Loose):
     id: str
     from_: Annotated[str, Field(alias="from")]
@@ -146,6 +151,7 @@ class _Work(_Loose):
     paused: dict[AppId, dict[str, JsonValue]] = Field(default_factory=dict)
     verifying: dict[AppId, _Verifying] = Field(default_factory=dict)
     restoring: dict[AppId, _Restoring] = Field(default_factory=dict)
+    importing: dict[AppId, _Importing] = Field(default_factory=dict)
     copying: dict[AppId, _Copying] = Field(default_factory=dict)
 
 

@@ -3,7 +3,7 @@
 Every note is written before the step that it is about, and taken out after it. Sections of the state:
 
 ``backup-work``  by kind of work and app: the set that is being made, the logins that are off, the set that is being
-                 tried, the restore that is under way, the targets that lack a set because they failed.
+                 tried, the restore or the import that is under way, the targets that lack a set because they failed.
 ``backups``      by app: the newest set, its proof, the last failure; a cache for `freshness`, which asks no target.
 """
 
@@ -17,7 +17,7 @@ from multidb.backup.jobs import recording
 from multidb.model import Progress, unwatched
 from multidb.state import ProjectState
 
-__all__ = ["COPYING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
+__all__ = ["COPYING", "IMPORTING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
 
 _WORK: Final = "backup-work"
 _SETS: Final = "backups"
@@ -28,6 +28,7 @@ PAUSED: Final = "paused"
 VERIFYING: Final = "verifying"
 RESTORING: Final = "restoring"
 COPYING: Final = "copying"
+IMPORTING: Final = "importing"
 
 
 @contextmanager
@@ -60,8 +61,9 @@ class Journal:
 
     @property
     def working(self) -> frozenset[str]:
-        """The apps of which a set is being made, tried or brought back, or was when a run died."""
-        return frozenset(app for kind in (MAKING, VERIFYING, RESTORING) for app in self.open(kind))
+        """The apps of which a set is being made, tried or brought back, or which are given data from elsewhere, or were
+        when a run died."""
+        return frozenset(app for kind in (MAKING, VERIFYING, RESTORING, IMPORTING) for app in self.open(kind))
 
     def known(self, app: str) -> dict[str, Any]:
         """What is known of the app's sets."""
@@ -87,5 +89,5 @@ class Journal:
         """Forgets what is known of the app's sets, and what was begun with its data: another app may take its name."""
         with self._state.change(_SETS) as sets:
             sets.pop(app, None)
-        for kind in (RESTORING, PAUSED):
+        for kind in (RESTORING, PAUSED, IMPORTING):
             self.end(kind, app)

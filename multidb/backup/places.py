@@ -17,7 +17,16 @@ from multidb.errors import ArchiveError, NeedsServer, ServerError, TargetError
 from multidb.fleet import Fleet
 from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext, listed
 
-__all__ = ["PreparedPlace", "clear", "compare", "differences", "load", "prepared_place", "temporary_files"]
+__all__ = [
+    "PreparedPlace",
+    "clear",
+    "compare",
+    "differences",
+    "left_place",
+    "load",
+    "prepared_place",
+    "temporary_files",
+]
 
 
 @dataclass(slots=True)
@@ -47,18 +56,21 @@ def prepared_place(
     progress: Progress,
     *,
     scratch: bool = True,
+    left: bool = False,
 ) -> Iterator[PreparedPlace]:
     """A place of this kind for the block; it is gone afterwards, unless somebody put it in the live one's stead.
 
     Args:
         scratch: whether a scratch server may be started where there is no room on the server itself.
+        left: take the one that an earlier run has left, with what is in it.
 
     Raises:
         NeedsServer: there is no room on the server, and no scratch server is to be had.
     """
     with fleet.archive(server) as archive:
         try:
-            place = archive.prepare(kind, app, context)
+            earlier = left_place(archive, kind, app, context) if left else None
+            place = earlier or archive.prepare(kind, app, context)
         except NeedsServer:
             if not scratch:
                 raise
@@ -77,6 +89,11 @@ def prepared_place(
             return
     with _scratch(fleet, kind, server, app, context, progress) as prepared:
         yield prepared
+
+
+def left_place(archive: Archive, kind: PlaceKind, app: App, context: StoreContext) -> Place | None:
+    """The place of this kind that an earlier run has left on the server itself."""
+    return next((place for place in archive.leftovers(app, context) if place.kind is kind), None)
 
 
 def load(prepared: PreparedPlace, stored: StoredPart, reader: StoreReader, progress: Progress) -> None:
@@ -136,12 +153,16 @@ def temporary_files() -> Iterator[None]:
         ) from None
 
 
-def differences(expected: Measures, actual: Measures) -> Iterator[str]:
-    """What of `actual` is not as `expected`, in words. A fingerprint that one side could not make is no difference."""
+def differences(expected: Measures, actual: Measures, of: str = "the set") -> Iterator[str]:
+    """What of `actual` is not as `expected`, in words. A fingerprint that one side could not make is no difference.
+
+    Args:
+        of: whose `expected` is.
+    """
     for name in sorted({*expected.counts, *actual.counts}):
         want, have = expected.counts.get(name), actual.counts.get(name)
         if want != have:
-            yield f"{name}: {_number(have)}, the set says {_number(want)}"
+            yield f"{name}: {_number(have)}, {of} says {_number(want)}"
     for name in sorted(set(expected.fingerprints) & set(actual.fingerprints)):
         same_number = expected.counts.get(name) == actual.counts.get(name)
         if same_number and expected.fingerprints[name] != actual.fingerprints[name]:

@@ -5,12 +5,13 @@ that was begun and not ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 from multidb.backup.app_files.part import clear_scratch
 from multidb.backup.creation import ServerContexts, targets_of, turn_on
 from multidb.backup.encryption import Identities
-from multidb.backup.journal import MAKING, PAUSED, RESTORING, VERIFYING, Journal
+from multidb.backup.importing import finish_import
+from multidb.backup.journal import IMPORTING, MAKING, PAUSED, RESTORING, VERIFYING, Journal
 from multidb.backup.places import clear
 from multidb.backup.repository import Repository
 from multidb.backup.restoring import finish_restore
@@ -27,9 +28,15 @@ from multidb.runtime import ServerState
 
 __all__ = ["recover"]
 
+_OF_APPS: Final = (RESTORING, IMPORTING, PAUSED)  # what is done to what an app has, and nothing without it
+
 
 def recover(
-    engine: Engine, keys: Identities | None, progress: Progress, held: Collection[str] = ()
+    engine: Engine,
+    keys: Identities | None,
+    progress: Progress,
+    held: Collection[str] = (),
+    going_on: Collection[str] = (),
 ) -> tuple[list[str], dict[str, MultidbError]]:
     """Says what was put right, and by app what could not be now and is left to the next run. The caller holds
     `exclusively`, so whatever the journal has is nobody's work any more. An app with which another command is at work
@@ -37,6 +44,7 @@ def recover(
 
     Args:
         held: the apps whose lock the caller has.
+        going_on: the apps whose import the caller goes on with.
     """
     journal, closed = Journal(engine.state), closures(engine.state)
     done, problems = _started(engine, progress)
@@ -61,13 +69,15 @@ def recover(
 
     work: tuple[tuple[str, Callable[[str, Mapping[str, Any]], str]], ...] = (
         (RESTORING, restoring),
+        (IMPORTING, lambda app, note: finish_import(engine, app, note, progress)),
         (PAUSED, logins),
         (VERIFYING, scratch),
         (MAKING, half_made),
     )
     for kind, put_right in work:
-        for app, note in journal.open(kind).items():
-            if app not in engine.project.apps and (kind in (RESTORING, PAUSED) or app in closed):
+        own = frozenset(going_on if kind == IMPORTING else ())
+        for app, note in _others(journal.open(kind), own):
+            if app not in engine.project.apps and (kind in _OF_APPS or app in closed):
                 # A new name that is closed is not in the manifest yet, and its rename goes on by itself.
                 if app not in {
                     *engine.project.removed,
@@ -85,6 +95,10 @@ def recover(
             except MultidbError as error:
                 problems[app] = error
     return done, problems
+
+
+def _others(notes: Mapping[str, dict[str, Any]], own: frozenset[str]) -> list[tuple[str, dict[str, Any]]]:
+    return [(app, note) for app, note in notes.items() if app not in own]
 
 
 def _started(engine: Engine, progress: Progress) -> tuple[list[str], dict[str, MultidbError]]:

@@ -48,6 +48,8 @@ from multidb.report import Report
 __all__ = [
     "Restored",
     "SetSource",
+    "contexts_of",
+    "durability",
     "finish_restore",
     "occupied",
     "require_unbound",
@@ -178,7 +180,7 @@ def occupied(engine: Engine, app: App, stores: Sequence[str]) -> list[str]:
         ServerError, Refused: a server cannot be asked, or not be had here.
     """
     occupied_stores = []
-    for store, (server, context) in _contexts_of(engine, app, stores, f"app {app.id}").items():
+    for store, (server, context) in contexts_of(engine, app, stores, f"app {app.id}").items():
         with engine.fleet.archive(server) as archive:
             if not archive.is_empty(archive.live(app, context)):
                 occupied_stores.append(store)
@@ -192,7 +194,7 @@ def require_unbound(engine: Engine, app: App, stores: Sequence[str]) -> None:
         Refused: something is bound to what the app has there now, and would be lost with it.
         ServerError: a server cannot be asked.
     """
-    _require_unbound(engine, app, _contexts_of(engine, app, stores, f"app {app.id}"))
+    _require_unbound(engine, app, contexts_of(engine, app, stores, f"app {app.id}"))
 
 
 def _require_unbound(engine: Engine, app: App, contexts: Mapping[str, tuple[Server, StoreContext]]) -> None:
@@ -307,7 +309,7 @@ class _Restore:
         brought = [*stores, *([FILES] if self._locations else [])]
         self._rate = Rate(progress, app.id, sum(self._backup_set.all_parts[name].size for name in brought))
         self._journal = Journal(engine.state)
-        self._contexts_of = _contexts_of(engine, app, stores, source.copy.where)
+        self._contexts_of = contexts_of(engine, app, stores, source.copy.where)
         self.stores = list(stores)
         self._free = free
         self.notes: list[str] = []
@@ -409,7 +411,7 @@ class _Restore:
     def _exchange(self, prepared: Mapping[str, PreparedPlace | None]) -> None:
         """First what a killed run would lose: the store that is loaded in one transaction, those on a scratch
         server."""
-        for store in sorted(prepared, key=lambda store: _durability(prepared[store])):
+        for store in sorted(prepared, key=lambda store: durability(prepared[store])):
             self._progress(self._app.id, f"{store}: replacing")
             beside = prepared[store]
             if beside is not None:
@@ -453,7 +455,13 @@ class _Restore:
         self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, **files, "phase": phase})
 
 
-def _contexts_of(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
+def contexts_of(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
+    """By store, the app's server and what the store's functions are told of it.
+
+    Raises:
+        Refused: this machine has no such server.
+        ServerError: one cannot be asked.
+    """
     known = ServerContexts(engine.fleet, Scope(frozenset({app.id}), frozenset(stores)))
     contexts = {}
     for store in stores:
@@ -472,7 +480,8 @@ def _of_tables(archive: Archive, store: str) -> TableArchive:
     return archive
 
 
-def _durability(place: PreparedPlace | None) -> int:
+def durability(place: PreparedPlace | None) -> int:
+    """By which places are exchanged in order: first what a killed run would lose."""
     return 0 if place is None else 1 + place.lasting
 
 

@@ -48,7 +48,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Change": {
         "plan": ("plan", "Show what would change on the servers."),
         "apply": ("apply", "Bring the servers to the manifest."),
-        "import": ("import_apps", "Find apps on servers that exist already, for the manifest."),
+        "import": ("import_apps", "Find apps on servers that exist already; give an app data that is elsewhere."),
         "add-app": ("add_app", "Add an app: manifest entry, stores, credentials, env file."),
         "rotate": ("rotate", "Give an app new credentials while it works."),
         "rename-app": ("rename_app", "Give an app another name, everywhere."),

@@ -41,6 +41,8 @@ _SOURCES: Final = {
     "clone OTHER": "clones",
     "connect -- COMMAND": "files",
     "env FILE": "files",
+    "import WHERE": "files",
+    "import OLD=NEW": "nothing",
     "purge NAME": "removed",
     "secrets move WHERE": "nothing",
     "state move ADDRESS": "nothing",

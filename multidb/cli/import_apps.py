@@ -1,4 +1,4 @@
-"""`multidb import`: what exists on servers already, taken under management."""
+"""`multidb import`: what exists on servers already, taken under management; and data from elsewhere, for an app."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import typer
 
 from multidb import files, manifest
 from multidb.cli.entries import show_edit
-from multidb.cli.options import Run, examples, with_run
+from multidb.cli.import_data import AppOrNoneArgument, DataRequest, Sources, names_of, with_source_options
+from multidb.cli.options import Run, YesOption, examples, with_run
 from multidb.cli.output import Output
 from multidb.document import printable
 from multidb.errors import UsageError, one_line
-from multidb.model import AppMode, Project, counted, listed
+from multidb.model import AppMode, ImportOptions, Project, counted, listed
 from multidb.scan import Scan, ScannedServer, scan
 from multidb.state import ProjectState
 
@@ -29,27 +30,73 @@ _WATCHED = 12  # entries that are shown in full
         "multidb import --scan                       (what is there, and what would be an app)",
         "multidb import --scan --write multidb.yaml  (adds the apps to the manifest, to be observed)",
         "multidb import --scan --mode additive --write found.yaml",
+        "multidb import shop --from-postgres postgresql://reader@db.example.com/shop        (what would come, and how)",
+        "multidb import shop --from-postgres postgresql://reader@db.example.com/shop --yes  (does it)",
+        "multidb import shop --from-postgres env:SHOP_URL --replace",
     ),
 )
-@with_run("import")
-def import_apps(
+@with_run("import", verbose=True)
+@with_source_options
+def import_apps(  # noqa: PLR0913 (an option is an argument)
     run: Run,
+    name: AppOrNoneArgument = None,
     scanning: Annotated[bool, typer.Option("--scan", help="Read the servers that the manifest names.")] = False,
     write: Annotated[
         Path | None,
         typer.Option("--write", help="Where the manifest with the apps goes: itself, or a new file.", metavar="FILE"),
     ] = None,
     mode: Annotated[AppMode, typer.Option("--mode", help="How far the manifest decides about them.")] = AppMode.OBSERVE,
+    sources: Sources = None,
+    pattern: Annotated[
+        str, typer.Option("--pattern", help="Of keys and collections only those of such a name: 'shop:*'.")
+    ] = "",
+    prefix: Annotated[
+        str,
+        typer.Option("--prefix", help="Only names that begin so; the app's own comes in its stead."),
+    ] = "",
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Another name for one; may be repeated.", metavar="OLD=NEW")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="What the app has now may go.")] = False,
+    safety_set: Annotated[
+        bool, typer.Option("--safety-set/--no-safety-set", help="Make a set of what the app has now first.")
+    ] = True,
+    accept_differences: Annotated[
+        bool,
+        typer.Option("--accept-differences", help="Take the copy of a source that was written meanwhile."),
+    ] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Give up an import that was interrupted.")] = False,
+    yes: YesOption = False,
 ) -> int:
-    """Find apps on servers that exist already, by databases, users, prefixes and collections. Changes no server.
+    """Find apps on servers that exist already (--scan), or give an app data that is elsewhere (--from-).
 
-    Each thing that could be an app's place becomes part of an entry; what could not is listed, with the reason. With
-    --write the entries go into the manifest, to be observed: the plan after it changes nothing, and says what taking
-    them over would change.
+    With --scan, each thing that could be an app's place becomes part of an entry; what could not is listed, with the
+    reason. With --write the entries go into the manifest, to be observed. No server is changed.
+
+    With --from- it says what would come, under which names, and what would not; then it asks, and where nobody can be
+    asked it changes nothing without --yes. All of it is copied beside the app's data and compared with its source
+    before anything of the app is replaced. An app that has data is refused without --replace. WHERE is an address
+    without a password, a file, or where the whole address is: env:NAME, file:PATH. The password is read from
+    MULTIDB_IMPORT_STORE_PASSWORD. Interrupted, the same command goes on.
     """
-    output = run.output
+    options = ImportOptions(pattern, prefix, names_of(names))
+    request = DataRequest(run, sources or {}, options, replace, safety_set, accept_differences, yes)
+    if name is not None:
+        if scanning or write is not None:
+            raise UsageError("--scan reads all servers, and finds apps by itself", hint="leave out the app's name")
+        return request.abort(name) if abort else request.carry_out(name)
+    if sources or abort:
+        raise UsageError("nothing says which app it is for", hint="multidb import NAME --from-STORE WHERE")
     if not scanning:
-        raise UsageError("nothing says what to import", hint="multidb import --scan")
+        raise UsageError(
+            "nothing says what to import",
+            hint="apps on servers: multidb import --scan; data for an app: multidb import NAME --from-STORE WHERE",
+        )
+    return _scan(run, write, mode)
+
+
+def _scan(run: Run, write: Path | None, mode: AppMode) -> int:
+    output = run.output
     project = run.project()
     text = files.read_text(run.file) or ""
     if write is not None and write.exists() and write.resolve() != run.file.resolve():
@@ -64,7 +111,7 @@ def import_apps(
         done = scan(run.fleet(output, project), mode, load)
     written = _write(run, done, write, text) if write is not None and done.entries else ""
     ok = all(server.error is None for server in done.servers)
-    output.document(ok, {**_document(done), "written": [written] if written else []})
+    output.document(ok, {**_document(done), "written": [written] if written else [], "data": None})
     _show(output, done)
     if done.entries:
         _show_entries(output, done, text, run.file, written)

@@ -3,8 +3,9 @@
 `address`: where servers that exist already are. `core`: apps, servers, resources, changes, statements. `options`: what
 the manifest says that is the same for every store. `health`, `audit`, `usage`, `archive`: what is found, measured and
 kept of them. `figures`: sizes, times and lists in words. `hosting`, `container`: servers that are processes of this
-machine, or containers. `client`: an app's own login, for a person. `question`: what is asked of many apps
-at once, and the answers. `project`: a whole manifest. `provisioner`: what a store is to the engine.
+machine, or containers. `client`: an app's own login, for a person. `question`: what is asked of many apps at once, and
+the answers. `importing`: data that is elsewhere. `project`: a whole manifest. `provisioner`: what a store is to the
+engine.
 """
 
 from multidb.model.address import Address, Dialect
@@ -65,6 +66,7 @@ from multidb.model.figures import (
 )
 from multidb.model.health import Health, Status, worst
 from multidb.model.hosting import FetchedKind, HostedServer, Hosting, Launch, OfflineKind, RecoverableKind, ServerKind
+from multidb.model.importing import Checkpoint, ImportArchive, ImportOptions, ImportSource, SourceLocation, Survey
 from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
@@ -92,6 +94,7 @@ __all__ = [
     "BoundArchive",
     "Batch",
     "Change",
+    "Checkpoint",
     "Column",
     "ColumnType",
     "CredentialUse",
@@ -106,6 +109,8 @@ __all__ = [
     "Health",
     "Hole",
     "Hosting",
+    "ImportArchive",
+    "ImportOptions",
     "Inspection",
     "Isolation",
     "Known",
@@ -146,9 +151,12 @@ __all__ = [
     "ServerSpec",
     "ServerUsage",
     "Session",
+    "ImportSource",
+    "SourceLocation",
     "Statement",
     "Status",
     "StoreContext",
+    "Survey",
     "TableArchive",
     "TakeOffline",
     "Tenant",

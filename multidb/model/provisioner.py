@@ -32,6 +32,7 @@ from multidb.model.core import (
 )
 from multidb.model.health import Health
 from multidb.model.hosting import HostedServer, Hosting
+from multidb.model.importing import ImportOptions, ImportSource, SourceLocation
 from multidb.model.options import ContainerOptions, RuntimeKind, Section
 from multidb.model.question import Querying
 from multidb.model.refusal import Refusal
@@ -135,6 +136,11 @@ class Provisioner:
     archive: Callable[[Server, Secret | None, str, TakeOffline | None], Archive] | None = None
     """(server, admin password, application name, how to stop it where that may be) -> its data coming and going; None:
     the store has no backups."""
+    source: Callable[[SourceLocation, ImportOptions], ImportSource] | None = None
+    """(where, what of it) -> data that is elsewhere, for the store's archive, which then is an `ImportArchive`; touches
+    nothing yet. None: nothing can be imported into the store."""
+    source_options: tuple[str, ...] = ()
+    """Which of `ImportOptions` its sources understand: ``pattern``, ``prefix``, ``name``."""
     allocate: Callable[[Sequence[App], Facts, Mapping[str, int]], Mapping[str, int]] | None = None
     """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
     reserved: tuple[str, ...] = ()

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from multidb.cli.documents.changes import AppliedServerDocument
 from multidb.cli.documents.envelope import (
     AppId,
     DocumentPart,
     ErrorDocument,
     ResultDocument,
     ServerName,
+    SetId,
     StoreName,
     Written,
 )
 
-__all__ = ["ExistingPlaceDocument", "ImportDocument", "ScannedServerDocument"]
+__all__ = [
+    "ExistingPlaceDocument",
+    "ImportDocument",
+    "ImportedDataDocument",
+    "ScannedServerDocument",
+    "SurveyDocument",
+]
 
 
 class ExistingPlaceDocument(DocumentPart):
@@ -43,8 +51,53 @@ class ScannedServerDocument(DocumentPart):
     skipped: str | None
 
 
+class SurveyDocument(DocumentPart):
+    """One store's data elsewhere, before anything is changed."""
+
+    store: StoreName
+    source: str
+    """Its address without a password, or a path."""
+    product: str
+    counts: dict[str, int]
+    estimated: bool
+    """Whether some of the counts are estimates."""
+    size: int | None
+    """Bytes at the source."""
+    renames: dict[str, str]
+    """By name there, the name in the app's place, where they differ."""
+    losses: list[str]
+    """What does not come along."""
+    obstacles: list[str]
+    """Why it cannot be imported."""
+    following: str | None
+    """Why changes that are made meanwhile cannot be followed; null: they can."""
+
+
+class ImportedDataDocument(DocumentPart):
+    """Data from elsewhere, for an app."""
+
+    app: AppId
+    sources: list[SurveyDocument]
+    imported: bool
+    """Whether the app has it now."""
+    seconds: float | None
+    safety_set: SetId | None
+    """The set of what the app had before."""
+    differences: dict[StoreName, list[str]]
+    """What had changed at the source when it was copied, and was accepted."""
+    changes: list[AppliedServerDocument]
+    """Of the apply that followed."""
+    written: Written
+    breaches: list[str]
+    """What is open in the app's own walls."""
+    open_elsewhere: list[str]
+    """What is open on the servers as a whole, or of other apps. It does not make the command fail."""
+    aborted: str | None
+    """With `--abort`: what was done."""
+
+
 class ImportDocument(ResultDocument):
-    """Apps that are on servers already."""
+    """Apps that are on servers already; or data from elsewhere, for one."""
 
     entries: dict[AppId, dict[str, Any]]
     """By app, what the manifest would say of it."""
@@ -54,3 +107,5 @@ class ImportDocument(ResultDocument):
     accounts: dict[StoreName, list[str]]
     """By store, who may use places of the entries, beside apps' own."""
     written: Written
+    data: ImportedDataDocument | None
+    """With an app's name; then there is nothing in the others."""

@@ -51,6 +51,8 @@ from multidb.model import (
     Health,
     HostedServer,
     Hosting,
+    ImportOptions,
+    ImportSource,
     Probe,
     Provisioner,
     Querying,
@@ -60,6 +62,7 @@ from multidb.model import (
     Scanning,
     Server,
     Session,
+    SourceLocation,
     TakeOffline,
     Tenant,
 )
@@ -87,6 +90,12 @@ def _archive(server: Server, password: Secret | None, application_name: str, _: 
     from multidb.provisioners.postgres.backup.archive import PostgresArchive
 
     return PostgresArchive(server, password, application_name)
+
+
+def _source(location: SourceLocation, options: ImportOptions) -> ImportSource:
+    from multidb.provisioners.postgres.backup.source import PostgresSource
+
+    return PostgresSource(location)
 
 
 def _state_store(reach: Callable[[], tuple[Server, Secret | None]], project: str, application: str) -> StateStore:
@@ -180,6 +189,7 @@ PROVISIONER = Provisioner(
     check_health=_check_health,
     probe=_probe,
     archive=_archive,
+    source=_source,
     address=PostgresAddress,
     processes=_processes,
     admin_password=ADMIN_PASSWORD,

@@ -17,6 +17,8 @@ from multidb.model import (
     App,
     ArchiveReader,
     ArchiveWriter,
+    Checkpoint,
+    ImportSource,
     Measures,
     Part,
     Place,
@@ -24,17 +26,20 @@ from multidb.model import (
     Progress,
     Server,
     StoreContext,
+    Survey,
 )
 from multidb.provisioners.postgres.backup import (
     archive_tables,
     contents,
     dump,
+    importing,
     place_databases,
     programs,
     restore,
 )
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.dump import held, reading
+from multidb.provisioners.postgres.backup.source import PostgresSource
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.roles import AppNames
@@ -94,6 +99,12 @@ class PostgresArchive:
     def replace(self, new: Place, context: StoreContext) -> None:
         place_databases.replace(self._databases, new, context.project)
 
+    def survey(self, app: App, context: StoreContext, source: ImportSource) -> Survey:
+        return importing.survey(self._databases, app, context, _own(source))
+
+    def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:
+        importing.bring_in(self._databases, place, _own(source), progress)
+
     def require_unbound(self, app: App, context: StoreContext) -> None:
         place_databases.require_unbound(self._databases, app)
 
@@ -150,3 +161,8 @@ class PostgresArchive:
                     target.ask("SELECT set_config($1, $2, false)", (name, value))
             target.execute(f"SET ROLE {identifier(role)}", "SET statement_timeout = 0")
             target.script(text)
+
+
+def _own(source: ImportSource) -> PostgresSource:
+    assert isinstance(source, PostgresSource)
+    return source

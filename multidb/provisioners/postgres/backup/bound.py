@@ -141,13 +141,14 @@ _GENERAL: Final = (
 )
 
 
-def inside(version: int, roles: Sequence[str]) -> str:
+def inside(version: int, roles: Sequence[str], makers: Sequence[str] | None = None) -> str:
     """The query for all of it that is in a database, as JSON: see `beyond`. It reads catalogs, with functions of the
     server's own that describe objects and evaluate no expression.
 
     Args:
         version: ``server_version_num``.
         roles: those of the app.
+        makers: those whose types will be the app's; None: its own only.
     """
     recent = version >= 150000
     ours = ", ".join(map(literal, roles)) or "NULL"
@@ -159,7 +160,7 @@ def inside(version: int, roles: Sequence[str]) -> str:
         f"WHERE r.rolname IN ({ours}) AND has_parameter_privilege(r.oid, s.name, 'SET'))"
         if recent
         else "false",
-        "roles": ours,
+        "roles": ours if makers is None else ", ".join(map(literal, makers)) or "NULL",
     }
     query = " UNION ALL ".join(
         f"SELECT {number} AS number, '{catalog}'::regclass::oid AS class, c.oid, {alone} AS alone, "  # noqa: S608

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from multidb.errors import ArchiveError, MultidbError, NotAllowed, ServerDown, ServerError, ServerSlow
@@ -22,7 +22,7 @@ from multidb.provisioners.postgres.provision.admin_inside import AdminInside, cr
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
-__all__ = ["SetExtension", "Destination", "lay", "read", "settle"]
+__all__ = ["SetExtension", "Destination", "lay", "prospect", "read", "settle"]
 
 _NAME_LIMIT, _VERSION_LIMIT = 63, 255  # bytes, as the server has it
 
@@ -142,6 +142,37 @@ def _comments(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(text, str) and "\0" not in text for text in value.values()):
         raise ArchiveError("the set's manifest has no comments on extensions where they should be")
     return {str(name): text for name, text in value.items()}
+
+
+def prospect(
+    ask: Callable[[str, Sequence[str]], str], extensions: Sequence[SetExtension], given: Collection[str], app: str
+) -> tuple[list[str], list[str]]:
+    """What will be another than it was, and what stands against it, where `lay` is asked for these: sentences.
+
+    Args:
+        ask: answers a query, with its parameters, in any database of the server.
+        given: the extensions that the manifest or the app's database has.
+    """
+    known = _Known.read(ask(_KNOWN, (json.dumps([extension.name for extension in extensions]),)))
+    losses, obstacles = [], []
+    for extension in extensions:
+        name, default = extension.name, known.default.get(extension.name)
+        version = extension.version
+        if (name, version) not in known.versions:
+            if default is None or ask(_UPDATES, (name, version, default)) != "t":
+                has = f" (it has {default})" if default is not None else ""
+                obstacles.append(
+                    f"the server lacks extension {name} {version}{has}: install it on the server's machine, or take an "
+                    "image that has it"
+                )
+                continue
+            losses.append(f"extension {name} {version} becomes {default}")
+            version = default
+        if not known.versions[name, version].apps_own and name not in given:
+            obstacles.append(
+                f"extension {name} takes an admin: name it in the manifest (extensions of {app}), then multidb apply"
+            )
+    return losses, obstacles
 
 
 def lay(destination: Destination, part: Part, progress: Progress) -> None:

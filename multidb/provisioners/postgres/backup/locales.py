@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from multidb.provisioners.postgres.provision.quoting import literal
 
-__all__ = ["Locale"]
+__all__ = ["COLLATIONS", "Locale"]
 
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
+# The collations of a server, those of libc by name, and a provider that it has.
+COLLATIONS = """
+SELECT json_agg(DISTINCT name) FROM (
+  SELECT collcollate AS name FROM pg_collation WHERE collprovider = 'c' AND collcollate IS NOT NULL
+  UNION SELECT datcollate FROM pg_database UNION SELECT datctype FROM pg_database
+  UNION SELECT collprovider::text || ':' FROM pg_collation) known"""
 _WORD = re.compile(r"[A-Za-z0-9_]{1,40}")
 _LONGEST = 10_000
 
@@ -57,6 +63,14 @@ class Locale:
     def document(self) -> dict[str, Any]:
         return asdict(self)
 
+    def known_to(self, collations: Collection[str]) -> bool:
+        """Whether a server that has these collations (`COLLATIONS`) can make a database with it, as far as that is to
+        be told without trying."""
+        if self.provider == "c":
+            names = {_plain(name) for name in collations}
+            return all(word in ("C", "POSIX") or _plain(word) in names for word in (self.collate, self.ctype))
+        return f"{self.provider}:" in collations
+
     @property
     def clause(self) -> str:
         """The options of CREATE DATABASE that give a database this locale."""
@@ -68,5 +82,16 @@ class Locale:
             words += f" LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(self.locale or '')}"
         return words
 
+    def like(self, other: Locale) -> Locale:
+        """The same encoding, with the collation of the other where that goes with it, else with that of bytes."""
+        if self.encoding == other.encoding:
+            return other
+        return Locale(self.encoding, "C", "C")
+
     def __str__(self) -> str:
         return f"encoding {self.encoding}, {_PROVIDERS[self.provider]} locale {self.locale or self.collate}"
+
+
+def _plain(name: str) -> str:
+    """A name of libc's as all its spellings have it: ``de_DE.UTF-8`` is ``de_DE.utf8``."""
+    return name.lower().replace("-", "")

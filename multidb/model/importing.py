@@ -1,0 +1,129 @@
+"""What a store can do with data that is elsewhere: look at it, take it into an app's place, and compare.
+
+A *source* is a server that is not the project's, or a file that another tool has made. What it says is data, whoever
+wrote it; nothing is run there but what reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
+
+from multidb.model.archive import Archive, Measures, Place
+from multidb.model.core import App, Progress, StoreContext
+from multidb.secrets import Secret
+
+__all__ = ["Checkpoint", "ImportArchive", "ImportOptions", "ImportSource", "SourceLocation", "Survey"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLocation:
+    """Where data to be imported is: a server or a file.
+
+    Args:
+        text: the address without its password and what stands behind ``?``, or the path; for messages.
+        url: the address without its password, where it is a server.
+        path: where it is a file or a folder.
+        password: of the login that the address names, or what the server asks for instead (an api key).
+    """
+
+    text: str
+    url: str | None = None
+    path: Path | None = None
+    password: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What of a source is imported, and under which names.
+
+    Args:
+        pattern: only what the store calls by such a name (a shell pattern of keys, of collections); empty: all.
+        prefix: what is taken off the beginning of names before the app's own comes there; what has another beginning
+            is not imported. Empty: nothing.
+        names: by name at the source, the name that it is to have, without what the app's place puts before it.
+    """
+
+    pattern: str = ""
+    prefix: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What there is to import, before anything is changed.
+
+    Args:
+        product: what the source is, with its version: ``PostgreSQL 16.4``, ``RDB file, version 11``.
+        counts: how many, by the names of `Measures`, as the source has them.
+        estimated: whether some of the counts are estimates, since exact ones would take a scan.
+        size: bytes at the source; None: it does not tell.
+        renames: name at the source -> name in the app's place, where they differ.
+        losses: what does not come along, as sentences without a full stop.
+        obstacles: why it cannot be imported as it is, each with the way on; none: it can.
+        following: why changes that are made while it is copied cannot be followed; empty: they can.
+    """
+
+    product: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    estimated: bool = False
+    size: int | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
+    losses: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
+    following: str = "changes that are made while it is copied are not followed: stop its writers first"
+
+
+class ImportSource(Protocol):
+    """Data elsewhere. A context manager, entered before anything else is called; used by one thread. It reads only.
+
+    Raises of all methods: `ServerError` (`AuthenticationFailed`, `WrongVersion` ...) for a server, `ArchiveError` for
+    a file, `UsageError` for an address or options that make no sense to the store. No secret is in any of them.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def survey(self, app: App, context: StoreContext) -> Survey:
+        """What there is for `app`, quickly: as far as the source and the facts of the app's server tell."""
+
+    def measure(self, app: App, context: StoreContext) -> Measures:
+        """What there is now, under the names and with what is added that the app's place has afterwards: to be compared
+        with ``Archive.measure(place)``. A name may be missing where the source cannot tell."""
+
+    def copied(self) -> Measures | None:
+        """What `ImportArchive.bring_in` has copied in this process, of the very moment of the copy; None: nothing yet,
+        or what is copied is not of one moment."""
+
+
+class Checkpoint(Protocol):
+    """What of one store has been imported, kept when a run is killed. A part is a name of the store's own choice, of at
+    most 200 printable characters; thousands are fine, millions are not."""
+
+    def done(self) -> frozenset[str]: ...
+
+    def add(self, part: str) -> None:
+        """Durable when it returns."""
+
+
+@runtime_checkable
+class ImportArchive(Archive, Protocol):
+    """An archive that takes data from a `ImportSource` of its own store."""
+
+    def survey(self, app: App, context: StoreContext, source: ImportSource) -> Survey:
+        """`ImportSource.survey`, and what this server has against it or cannot keep; most have nothing to add."""
+
+    def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:
+        """Copies all of the source into an empty place of kind `NEW`, or goes on in one that an earlier run has filled
+        as far as `done` says; by a login that may do no more than the app. Streams: memory does not grow with the data.
+
+        Where nothing is `done`, the place is empty: whoever can't go on adds nothing, and begins anew after a crash.
+
+        Raises:
+            ServerError: the source or the server failed. Run again, it goes on or begins anew.
+            ArchiveError: the source's data is damaged or does not fit. The place is given up.
+            Refused: a survey would have said it.
+        """

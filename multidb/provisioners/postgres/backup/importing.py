@@ -1,0 +1,66 @@
+"""A database elsewhere, loaded into a place of an app as a set is: by a login that may do no more than the app."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from multidb.errors import ArchiveError, WrongVersion
+from multidb.model import App, Place, Progress, StoreContext, Survey
+from multidb.provisioners.postgres.backup import extensions, restore
+from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.locales import COLLATIONS, Locale
+from multidb.provisioners.postgres.backup.source import PostgresSource
+from multidb.provisioners.postgres.provision.options import STORE, AppOptions
+
+__all__ = ["bring_in", "survey"]
+
+
+def survey(databases: Databases, app: App, context: StoreContext, source: PostgresSource) -> Survey:
+    """What the source says, and what this server has against it or keeps in another way."""
+    seen = source.survey(app, context)
+    losses, obstacles = list(seen.losses), list(seen.obstacles)
+    theirs, ours = Locale.read(source.overview()), _locale(databases, app, source)
+    if ours != theirs:
+        losses.append(f"text was kept with {theirs}, which this server does not have; here it is {ours}")
+    if databases.major < source.major:
+        obstacles.append(f"it is of Postgres {source.major}, and the app's server is {databases.major}: upgrade that")
+    else:
+        try:
+            source.program(databases.major)
+            databases.program("pg_restore")
+        except (ArchiveError, WrongVersion) as error:
+            obstacles.append(error.sentence())
+    changed, against = extensions.prospect(
+        databases.main.ask, extensions.read(source.extensions()), _given(databases, app), app.id
+    )
+    return replace(seen, losses=(*losses, *changed), obstacles=(*obstacles, *against))
+
+
+def bring_in(databases: Databases, place: Place, source: PostgresSource, progress: Progress) -> None:
+    """Dumps the source and loads that, as of one moment.
+
+    Raises:
+        As `restore.restore` and `PostgresSource.dump`.
+    """
+    locale = _locale(databases, place.app, source)
+    with source.dump(place.app, databases.major, locale, progress) as (part, reader):
+        restore.restore(databases, place, part, reader, progress)
+
+
+def _locale(databases: Databases, app: App, source: PostgresSource) -> Locale:
+    """How text will be kept: as at the source where this server can, else in the same encoding."""
+    theirs = Locale.read(source.overview())
+    collations: list[str] = json.loads(databases.main.ask(COLLATIONS))
+    if theirs.known_to(collations):
+        return theirs
+    live = databases.find(app.id).get(app.id)
+    return theirs.like(Locale.read(live)) if live is not None else Locale(theirs.encoding, "C", "C")
+
+
+def _given(databases: Databases, app: App) -> frozenset[str]:
+    """The extensions that the manifest names for the app, or its database has."""
+    options = app.stores.get(STORE)
+    named = options.extensions if isinstance(options, AppOptions) else ()
+    with databases.inside_live(app) as admin:
+        return frozenset([*named, *(admin.extensions() if admin is not None else ())])

@@ -1,0 +1,228 @@
+"""Data from servers that are nobody's here, brought into apps by `multidb import`. On real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from multidb.state import ProjectState
+from tests.support.command import Folder, project_folder
+from tests.support.postgres_servers import Cluster, cluster
+from tests.support.stopped import go_on, kill, stopped_at
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
+
+MANIFEST = """\
+version: 1
+project: moving
+runtime: embedded
+backup: {to: [sets/]}
+apps:
+  shop: {stores: [postgres]}
+  other: {stores: [postgres]}
+"""
+READER = "old_reader"
+PASSWORD = "s3cret-of-the-source"
+THEIRS = (
+    "CREATE SCHEMA sales",
+    "CREATE EXTENSION ltree",
+    "CREATE TABLE sales.orders (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text, at timestamptz)",
+    "INSERT INTO sales.orders (note, at) SELECT 'order ' || n, to_timestamp(n) FROM generate_series(1, 3000) n",
+    'CREATE TABLE "Odd ""name""; --" (path ltree, "multidb: \x1b[31m" text)',
+    """INSERT INTO "Odd ""name""; --" VALUES ('a.b', 'x')""",
+    "CREATE VIEW sales.newest AS SELECT * FROM sales.orders ORDER BY id DESC LIMIT 1",
+    "CREATE FUNCTION sales.twice(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1'",
+    "CREATE PUBLICATION theirs FOR ALL TABLES",
+    "SELECT lo_from_bytea(4242, '\\xabcd')",
+    "ALTER DATABASE old SET work_mem = '7MB'",
+    f"GRANT pg_read_all_data TO {READER}",
+    f"GRANT SELECT ON LARGE OBJECT 4242 TO {READER}",
+)
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Cluster]:
+    with cluster(18) as served:
+        served.sql(f"CREATE ROLE {READER} LOGIN PASSWORD '{PASSWORD}'")
+        served.sql("CREATE ROLE their_owner")
+        yield served
+
+
+@pytest.fixture
+def old(source: Cluster) -> Iterator[str]:
+    """The address of a database with data, without its password."""
+    source.sql("CREATE DATABASE old")
+    source.sql(*THEIRS, database="old")
+    yield f"postgresql://{READER}@127.0.0.1:{source.port}/old"
+    source.sql("DROP DATABASE old WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Folder]:
+    with project_folder("moving-", MANIFEST) as made:
+        made.ok("up")
+        made.ok("apply", "--yes")
+        yield made
+
+
+@pytest.fixture
+def folder(served: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """The project, whose app has nothing."""
+    monkeypatch.setenv("MULTIDB_IMPORT_POSTGRES_PASSWORD", PASSWORD)
+    if there(served):
+        served.ok("remove-app", "shop", "--no-backup", "--yes")
+        served.ok("purge", "shop", "--yes-destroy", "shop")
+        served.manifest(MANIFEST)
+        served.ok("apply", "--yes")
+    return served
+
+
+def run(folder: Folder, *arguments: str, password: str = PASSWORD) -> Any:
+    return folder.run("import", *arguments, env={"MULTIDB_IMPORT_POSTGRES_PASSWORD": password})
+
+
+def there(folder: Folder, app: str = "shop") -> list[str]:
+    """The tables that the app sees."""
+    with psycopg.connect(folder.variables(app)["DATABASE_URL"]) as connection:
+        rows = connection.execute(
+            "SELECT format('%I.%I', n.nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+            "WHERE relkind = 'r' AND c.oid >= 16384 ORDER BY 1"
+        )
+        return [name for (name,) in rows]
+
+
+def databases(folder: Folder) -> set[str]:
+    with psycopg.connect(folder.variables("other")["DATABASE_URL"]) as connection:
+        names = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
+        return {name for (name,) in connection.execute(names)}
+
+
+def test_it_says_what_would_come_and_changes_nothing(folder: Folder, old: str) -> None:
+    done = run(folder, "shop", "--from-postgres", old, "--json")
+    assert done.code == 0, done.err
+    data = done.json()["data"]
+    (survey,) = data["sources"]
+    assert (data["imported"], survey["product"].split(".")[0], survey["obstacles"]) == (False, "PostgreSQL 18", [])
+    assert survey["counts"]["tables"] == 2
+    assert any("publication theirs" in loss for loss in survey["losses"])
+    assert any("postgres" in loss and "roles" in loss for loss in survey["losses"])
+    assert there(folder) == []
+    assert not [name for name in databases(folder) if "__" in name]
+    assert PASSWORD not in done.out + done.err
+
+
+def test_it_brings_everything_and_the_app_has_it(folder: Folder, old: str, source: Cluster) -> None:
+    done = run(folder, "shop", "--from-postgres", old, "--yes")
+    assert done.code == 0, done.out + done.err
+    assert PASSWORD not in done.out + done.err
+    assert there(folder) == ['public."Odd ""name""; --"', "sales.orders"]
+    with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT count(*), sum(id) FROM sales.orders").fetchone() == (3000, 4501500)
+        assert connection.execute("INSERT INTO sales.orders (note) VALUES ('n') RETURNING id").fetchone() == (3001,)
+        assert connection.execute("SELECT sales.twice(4), lo_get(4242)").fetchone() == (8, b"\xab\xcd")
+        assert connection.execute("SHOW work_mem").fetchone() == ("7MB",)
+        connection.execute("CREATE TABLE sales.mine (a int)")
+    folder.ok("plan", "--check")
+    audited = folder.ok("audit", "--json").json()
+    assert (audited["breaches"], audited["holes"]) == ([], [])
+    assert source.sql("SELECT count(*) FROM pg_replication_slots") == [(0,)]
+    assert not [name for name in databases(folder) if "__" in name]
+
+    again = run(folder, "shop", "--from-postgres", old, "--yes")
+    assert (again.code, "--replace" in again.err) == (3, True)
+    replaced = run(folder, "shop", "--from-postgres", old, "--yes", "--replace", "--json")
+    assert replaced.code == 0, replaced.err
+    assert replaced.json()["data"]["safety_set"]
+    assert there(folder) == ['public."Odd ""name""; --"', "sales.orders"]
+
+
+STEPS = (
+    "multidb.provisioners.postgres.backup.restore:restore",
+    "multidb.backup.places:differences",
+    "multidb.backup.importing:require_unbound#2",
+    "multidb.provisioners.postgres.backup.place_databases:_exchange",
+    "multidb.backup.importing:durability",
+)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_a_step_the_same_command_goes_on(folder: Folder, old: str, step: str) -> None:
+    process = stopped_at(folder, step, "import", "shop", "--from-postgres", old, "--yes")
+    assert process is not None, f"it never came to {step}"
+    second = run(folder, "shop", "--from-postgres", old, "--yes")
+    assert (second.code, "multidb import" in second.err) == (3, True), "two at once"
+    kill(process)
+    done = run(folder, "shop", "--from-postgres", old, "--yes")
+    assert done.code == 0, done.out + done.err
+    assert there(folder) == ['public."Odd ""name""; --"', "sales.orders"]
+    assert not [name for name in databases(folder) if "__" in name]
+    assert ProjectState(folder.path).read("backup-work").get("importing", {}) == {}
+
+
+def test_killed_it_is_cleared_away_by_another_command_or_given_up(folder: Folder, old: str) -> None:
+    for clearing in (("backup", "other"), ("import", "shop", "--abort")):
+        process = stopped_at(
+            folder, "multidb.backup.importing:differences", "import", "shop", "--from-postgres", old, "--yes"
+        )
+        assert process is not None
+        kill(process)
+        assert "shop__new" in databases(folder)
+        folder.ok(*clearing)
+        assert not [name for name in databases(folder) if "__" in name]
+        assert there(folder) == []
+    assert folder.run("import", "shop", "--abort").code == 2
+
+
+def test_a_source_that_is_written_meanwhile_is_said_so(folder: Folder, old: str, source: Cluster) -> None:
+    step = "multidb.provisioners.postgres.backup.archive:PostgresArchive.measure"
+    for number, accepting in enumerate(((), ("--accept-differences",))):
+        process = stopped_at(folder, step, "import", "shop", "--from-postgres", old, "--yes", *accepting)
+        assert process is not None
+        source.sql("INSERT INTO sales.orders (note) VALUES ('late')", database="old")
+        code, said = go_on(process)
+        assert f"table sales.orders: {3000 + number:,}, the source says {3001 + number:,}" in said
+        assert code == (0 if accepting else 3), said
+        assert bool(there(folder)) == bool(accepting)
+        assert not [name for name in databases(folder) if "__" in name]
+
+
+def test_every_bad_source_is_one_clear_error(folder: Folder, old: str, source: Cluster) -> None:
+    place = urlsplit(old)
+    typed = old.replace(READER, f"{READER}:{PASSWORD}")
+    source.sql("CREATE TABLE sales.hidden (a int)", f"REVOKE pg_read_all_data FROM {READER}", database="old")
+    for arguments, code, words in (
+        (("shop", "--from-postgres", typed), 2, "MULTIDB_IMPORT_POSTGRES_PASSWORD"),
+        (("shop", "--from-postgres", "postgresql://"), 2, "no host"),
+        (("shop", "--from-postgres", f"{old}?password=x"), 2, "password"),
+        (("shop", "--from-postgres", "mysql://u@h/db"), 2, "postgresql://"),
+        (("shop", "--from-postgres", "no.dump"), 2, "no such file"),
+        (("shop", "--from-postgres", "env:NOT_SET"), 2, "NOT_SET"),
+        (("shop", "--from-postgres", old.rpartition("/")[0]), 2, "names no database"),
+        (("shop", "--from-postgres", old.replace("/old", "/gone")), 4, "gone"),
+        (("shop", "--from-postgres", old.replace(str(place.port), "1")), 4, "refused"),
+        (("shop", "--from-postgres", old, "--yes"), 3, "may not read table"),
+        (("shop", "--from-postgres", old, "--pattern", "x"), 2, "--pattern"),
+        (("shop", "--from-postgres", old, "--scan"), 2, "--scan"),
+        (("nobody", "--from-postgres", old), 2, "nobody"),
+        (("--from-postgres", old), 2, "import NAME"),
+        (("shop",), 2, "--from-postgres"),
+    ):
+        done = run(folder, *arguments)
+        assert (done.code, words in done.err) == (code, True), f"{arguments}: {done.code} {done.err}"
+        assert PASSWORD not in done.out + done.err
+    wrong = run(folder, "shop", "--from-postgres", old, password="wrong-one-of-it")
+    assert (wrong.code, "password" in wrong.err) == (4, True)
+    assert there(folder) == []
+
+
+def test_the_whole_address_may_be_kept_elsewhere(folder: Folder, old: str) -> None:
+    typed = old.replace(READER, f"{READER}:{PASSWORD}")
+    kept = folder.path / "address"
+    kept.write_text(typed + "\n")
+    for reference in (f"file:{kept}", "env:OLD_SHOP"):
+        done = folder.run("import", "shop", "--from-postgres", reference, env={"OLD_SHOP": typed})
+        assert (done.code, PASSWORD in done.out + done.err) == (0, False), done.err

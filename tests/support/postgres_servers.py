@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,34 @@ def cluster(major: int, *, shipped: Mapping[str, str] | None = None, **settings:
             made.thaw()
             made.stop()
             del _BY_PORT[made.port]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replica_of(primary: Cluster) -> Iterator[Cluster]:
+    """A server that streams all of it, gone at the end; known by no port, as nothing is applied to it."""
+    folder = Path(tempfile.mkdtemp(prefix="multidb-replica-"))
+    folder.chmod(0o755)
+    made = replace(primary, data=folder / "data", port=choose(()), process=None)
+    made.data.mkdir(mode=0o700)
+    if os.getuid() == 0:
+        os.chown(made.data, primary.data.stat().st_uid, primary.data.stat().st_gid)
+    login = {"PGHOST": "127.0.0.1", "PGPORT": str(primary.port), "PGUSER": SUPERUSER, "PGPASSWORD": primary.password}
+    try:
+        subprocess.run(
+            [primary.binaries / "pg_basebackup", "-D", made.data, "-R", "-X", "stream", "-c", "fast", "--no-sync"],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            env=os.environ | login,
+            **_as_nobody(),
+        )
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -97,10 +97,12 @@ def project_folder(prefix: str, manifest: str) -> Iterator[Folder]:
             folder.run("down")
 
 
-def program_output(command: Sequence[str | Path], at: Path, env: Mapping[str, str] | None = None) -> str:
+def program_output(
+    command: Sequence[str | Path], at: Path, env: Mapping[str, str] | None = None, timeout: float = 400
+) -> str:
     """What another program printed that has to succeed, in this folder and with these variables besides."""
     done = subprocess.run(
-        command, cwd=at, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=400, check=False
+        command, cwd=at, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -20,6 +20,7 @@ from multidb.model import (
     App,
     AppMode,
     Archive,
+    ContinuousArchive,
     Facts,
     Progress,
     Project,
@@ -262,6 +263,13 @@ class Fleet:
             raise ArchiveError(f"{store.title} has no backups", where=str(server))
         take_offline = self.runtime.take_offline(server) if may_stop else None
         return store.archive(self._timed(server), self._admin_let_in(server), self._application, take_offline)
+
+    def continuous(self, server: Server) -> ContinuousArchive | None:
+        """What the server writes, to be taken away as it comes; None where its store has no such log."""
+        store = provisioner(server.store)
+        if store.continuous is None:
+            return None
+        return store.continuous(self._timed(server), self._admin_let_in(server), self._application)
 
     def suspend(self, app: App, server: Server) -> StoreContext:
         """Turns the app's logins on the server off and ends their sessions; `Engine.apply` turns them on again.

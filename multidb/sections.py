@@ -176,6 +176,18 @@ class _Known(_Loose):
     bad: _Bad | None = None
 
 
+class _ArchivedServer(_Loose):
+    stream: str
+    identity: str
+    last: str
+    snapshot: str
+    since: MomentText
+    when: MomentText | None = None
+    base: MomentText | None = None
+    base_id: str | None = None
+    failed: _Failed | None = None
+
+
 class _SentAlarm(_Loose):
     kind: str
     app: str | None
@@ -234,6 +246,7 @@ SECTIONS: Final = {
     "renamed": StateSection(_FormerNames),
     "backup-work": StateSection(_Work),
     "backups": StateSection(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
+    "continuous": StateSection(dict[str, _ArchivedServer], losable=True),  # then an archive begins anew
     "told": StateSection(dict[str, list[_SentAlarm]], losable=True),  # then it is told again
     "audit": StateSection(_Audit, losable=True),
     "identity": StateSection(_Identity),

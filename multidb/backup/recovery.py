@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from multidb.backup.app_files.part import clear_scratch
+from multidb.backup.continuous.moments import clear_moments
 from multidb.backup.creation import ServerContexts, targets_of, turn_on
 from multidb.backup.encryption import Identities
 from multidb.backup.importing import finish_import
@@ -94,6 +95,7 @@ def recover(
                 continue
             except MultidbError as error:
                 problems[app] = error
+    clear_moments(engine.state)
     return done, problems
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from multidb.backup.continuous.archiving import Round
 from multidb.backup.copying import catch_up
 from multidb.backup.creation import BackupResult, make_sets, repository
 from multidb.backup.encryption import Identities
@@ -36,6 +37,7 @@ class BackupRun:
         recovered: what of an earlier run was put right.
         notes: what somebody may want to know, and is no failure.
         errors: by app, what went wrong beside the sets themselves.
+        archived: what came of archiving what servers write.
     """
 
     recovered: list[str] = field(default_factory=list)
@@ -44,6 +46,7 @@ class BackupRun:
     pruned: list[Copy] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     errors: dict[str, MultidbError] = field(default_factory=dict)
+    archived: list[Round] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -52,6 +55,7 @@ class BackupRun:
             all(result.ok for result in self.made)
             and all(verified.ok for verified in self.verified)
             and not self.errors
+            and not any(archived.error for archived in self.archived)
         )
 
     def document(self) -> dict[str, Any]:
@@ -68,6 +72,7 @@ class BackupRun:
             "notes": self.notes,
             "pruned": [{"app": copy.owner, "set": copy.id, "target": copy.target.name} for copy in self.pruned],
             "errors": {app: error.document() for app, error in self.errors.items()},
+            "archived": [archived.document() for archived in self.archived],
         }
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "BackupSet",
     "Consistency",
     "FILES",
+    "FileDocument",
     "Reason",
     "StoredFile",
     "StoredPart",
@@ -347,7 +348,9 @@ def _reason(value: object) -> Reason:
     raise Unreadable("is no reason for a set")
 
 
-class _FileDocument(Document):
+class FileDocument(Document):
+    """One file of a set, as it stands in a manifest."""
+
     name: _FileName
     stored: str
     size: _Size = Field(alias="bytes")
@@ -364,7 +367,7 @@ class _PartDocument(Document):
     counts: dict[str, Count]
     fingerprints: dict[str, str]
     details: dict[str, JsonValue]
-    files: list[_FileDocument] = Field(max_length=_MOST_FILES)
+    files: list[FileDocument] = Field(max_length=_MOST_FILES)
 
 
 class _EncryptionDocument(Document):

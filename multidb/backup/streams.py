@@ -19,7 +19,7 @@ from multidb.backup.encryption import IDENTITY_VARIABLE, Identities, decrypting,
 from multidb.backup.sets import StoredFile, stored_path
 from multidb.errors import ArchiveError, TargetError, WrongKey
 
-__all__ = ["StoreReader", "StoreWriter", "Upload", "checked"]
+__all__ = ["StoreReader", "StoreWriter", "Upload", "checked", "unpacked"]
 
 _LEVEL: Final = 3
 _BUFFER: Final = 256 * 1024
@@ -162,12 +162,50 @@ class StoreReader:
 
     def _needed(self, where: str) -> Identities:
         if self._keys is None:
-            raise WrongKey(
-                "is encrypted, and no key was given",
-                where=where,
-                hint=f"--identity FILE, or {IDENTITY_VARIABLE}=FILE",
-            )
+            raise no_key(where)
         return self._keys
+
+
+@contextlib.contextmanager
+def unpacked(source: BinaryIO, keys: Identities | None, where: str, *, encrypted: bool) -> Iterator[BinaryIO]:
+    """The plain bytes of a stored file of which nothing is known but that it was written as a set's files are.
+
+    Args:
+        keys: what to decrypt with, where it is encrypted.
+
+    Raises:
+        ArchiveError: from reading: it is damaged, or encrypted for another key.
+    """
+    with ExitStack() as stack:
+        if encrypted:
+            if keys is None:
+                raise no_key(where)
+            source = stack.enter_context(decrypting(source, keys))
+        reading = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(source, closefd=False)
+        yield cast("BinaryIO", _Unpacked(reading, where))
+
+
+def no_key(where: str) -> WrongKey:
+    """That what is encrypted cannot be read without a key."""
+    return WrongKey(
+        "is encrypted, and no key was given", where=where, hint=f"--identity FILE, or {IDENTITY_VARIABLE}=FILE"
+    )
+
+
+class _Unpacked:
+    """Unpacked bytes, whose damage is an error of ours."""
+
+    def __init__(self, reading: Any, where: str) -> None:
+        self._reading = reading
+        self._where = where
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return bytes(self._reading.read(size))
+        except zstandard.ZstdError:
+            raise ArchiveError(
+                "cannot be unpacked", where=self._where, hint="take the same of another target"
+            ) from None
 
 
 def checked(raw: BinaryIO, file: StoredFile, where: str) -> BinaryIO:

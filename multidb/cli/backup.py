@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
+from multidb.backup.continuous.archiving import Round, archive_servers
 from multidb.backup.encryption import identities
 from multidb.backup.repository import utc_now
 from multidb.backup.run import BackupRun, run_backups, run_catching_up
@@ -71,12 +72,25 @@ def backup(  # noqa: PLR0913 (an option is an argument)
     if watch:
         return _watch(run, identity, notify=notify)
     output = run.output
+    archived = _archived(run, output) if only_due else []
     done = _round(run, output, names, stores, to, quiesce, only_due, identity)
+    done.archived += archived
     if notify:
         _tell(run, output)
     output.document(done.ok, done.document())
     _show(output, done, nothing="Nothing is due." if only_due else "There is no app.")
     return 0 if done.ok else _FAILED
+
+
+def _archived(run: Run, output: Output) -> list[Round]:
+    """What servers have written, taken away before anything that may last. Another run that is at it does the same."""
+    engine = run.engine(output)
+    try:
+        with output.working():
+            return archive_servers(engine, output.progress)
+    except Locked as error:
+        output.note(str(error))
+        return []
 
 
 def _round(
@@ -157,8 +171,13 @@ def _show(output: Output, done: BackupRun, nothing: str) -> None:
         output.table(columns, rows, {"verified": "green", "not verified": "yellow", _BAD: "red"})
     elif not done.made:
         output.say(nothing)
-    for line in _failures(done):
+    for line in (*_failures(done), *_not_archived(done.archived)):
         output.note(line, style="red")
+    for archived in done.archived:
+        if archived.began:
+            output.note(f"{archived.server}: its archive begins anew, and has no moment from before: {archived.began}")
+        if archived.base:
+            output.note(f"{archived.server}: base backup {archived.base}")
     if done.pruned:
         output.note(f"Removed {counted(len(done.pruned), 'set that needs', 'sets that need')} not stay.")
 
@@ -188,12 +207,21 @@ def _failures(done: BackupRun) -> Iterator[str]:
         yield f"{app_id}: {error}"
 
 
+def _not_archived(rounds: Sequence[Round]) -> Iterator[str]:
+    for archived in rounds:
+        if (error := archived.error) is not None:
+            yield f"{archived.server}: not archived: {error}{f' ({error.hint})' if error.hint else ''}"
+
+
 def _watch(run: Run, identity: Path | None, *, notify: bool) -> int:
     """Until SIGTERM or SIGINT. What fails is said, and tried again a little later."""
     ended = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
     output = run.output
+    # A set may take hours, and what servers write is taken away meanwhile.
+    beside = threading.Thread(target=by_turns, args=((partial(_archive, run, output),), output, ended), daemon=True)
+    beside.start()
     by_turns((partial(_expire, run, output), partial(_back_up, run, output, identity, notify=notify)), output, ended)
     return 0
 
@@ -218,6 +246,13 @@ def _attempted(output: Output, work: Callable[[], timedelta]) -> timedelta:
     except MultidbError as error:
         output.note(f"Error: {error}", style="red")
         return _AFTER_FAILURE
+
+
+def _archive(run: Run, output: Output) -> timedelta:
+    rounds = _archived(run, output)
+    for line in _not_archived(rounds):
+        output.note(line, style="red")
+    return _LOOK_EVERY
 
 
 def _expire(run: Run, output: Output) -> timedelta:

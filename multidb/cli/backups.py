@@ -14,6 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from multidb import files
+from multidb.backup.continuous.archiving import archived_servers
+from multidb.backup.continuous.catalog import Archived, Stream
+from multidb.backup.continuous.moments import windows_of
 from multidb.backup.copying import copy_set, settle
 from multidb.backup.creation import repository, targets_of
 from multidb.backup.encryption import identities
@@ -26,11 +29,12 @@ from multidb.backup.verifying import Verified, verify
 from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.known_names import LISTED
 from multidb.cli.options import AppsArgument, IdentityOption, Run, SetArgument, YesOption, ask, examples, with_run
+from multidb.cli.output import Output
 from multidb.engine import Engine
 from multidb.errors import MultidbError, UsageError, one_line
 from multidb.history import RunRecord
 from multidb.manifest import app_id
-from multidb.model import size_in_words, time_in_words
+from multidb.model import moment_in_words, size_in_words, time_in_words
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -59,6 +63,8 @@ def list_sets(
 ) -> int:
     """List the sets: age, size, and whether each was verified by restoring it. Half-made ones are not sets.
 
+    Of servers whose log is archived, also the moments that an app can be brought back to (restore --at).
+
     Exit 1: a set cannot be read. It is listed with the reason, kept by `prune`, and counts for nothing.
     """
     output = run.output
@@ -66,10 +72,12 @@ def list_sets(
     now = utc_now()
     with output.working():
         copies = repository(engine.fleet, targets).copies([app_id(name) for name in names] if names else None)
+        archives = [there for server in archived_servers(engine) for there in windows_of(engine, server, targets)]
     if not names and not targets:
         _remember(engine.state.folder, copies)
     readable = all(copy.backup_set for copy in copies)
-    output.document(readable, {"sets": [_document(copy, now) for copy in copies]})
+    archived = [_archive_document(there, stream) for there in archives for stream in there.streams]
+    output.document(readable, {"sets": [_document(copy, now) for copy in copies], "archives": archived})
     rows = [
         (
             copy.owner,
@@ -87,7 +95,39 @@ def list_sets(
         output.table(columns, rows, {"yes": "green", "FAILED": "red", "no": "yellow"})
     else:
         output.say("There is no backup set yet. Make one: multidb backup")
+    _show_archives(output, archives)
     return 0 if readable else _NOT_SOUND
+
+
+def _show_archives(output: Output, archives: Sequence[Archived]) -> None:
+    rows = [
+        (
+            there.server,
+            moment_in_words(stream.window.since) if stream.window else stream.problem or "no moment yet",
+            moment_in_words(stream.window.until) if stream.window else "",
+            str(len(stream.usable)),
+            size_in_words(stream.stored_size),
+            there.target.name,
+        )
+        for there in archives
+        for stream in there.streams
+    ]
+    if rows:
+        output.table(("server", "any moment from", "to", "bases", "stored", "target"), rows, {})
+
+
+def _archive_document(there: Archived, stream: Stream) -> dict[str, Any]:
+    window = stream.window
+    return {
+        "server": there.server,
+        "target": there.target.name,
+        "stream": stream.id,
+        "since": window.since.isoformat() if window is not None else None,
+        "until": window.until.isoformat() if window is not None else None,
+        "bases": [base.id for base in stream.usable],
+        "stored_size": stream.stored_size,
+        "problem": stream.problem or None,
+    }
 
 
 def _remember(state: Path, copies: Sequence[Copy]) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,13 +14,16 @@ import typer
 
 from multidb.backup.app_files.own import beside, make_own
 from multidb.backup.cloning import entry_for, shared_options
+from multidb.backup.continuous.moments import FOLDER as MOMENTS
+from multidb.backup.continuous.moments import Nearest, moment_of, nearest_sets, set_of_moment
 from multidb.backup.creation import repository
 from multidb.backup.encryption import Identities, identities
 from multidb.backup.journal import exclusively
 from multidb.backup.repository import Copy
 from multidb.backup.restoring import Restored, SetSource, restore_tables
 from multidb.backup.restoring import restore as bring_back
-from multidb.backup.sets import FILES, BackupSet
+from multidb.backup.set_ids import made_at
+from multidb.backup.sets import FILES, BackupSet, declaration
 from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted
@@ -44,6 +48,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb restore lernmi --as lernmi_old                 (beside it, as an app of its own)",
         "multidb restore lernmi --store postgres --replace",
         "multidb restore lernmi --store files --replace         (its files alone)",
+        "multidb restore lernmi --at '2026-11-28 10:31' --replace    (as it was then, in UTC)",
+        "multidb restore lernmi --at '2026-11-28 10:31+02:00' --as lernmi_then",
         "multidb restore lernmi --table orders --table 'shop.\"Odd name\"' --replace",
     )
 )
@@ -54,6 +60,10 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     of: Annotated[str | None, typer.Option("--app", help="Only among the sets of this app.", metavar="NAME")] = None,
     as_other: Annotated[
         str | None, typer.Option("--as", help="Into another app, which is added if it is not there.", metavar="OTHER")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="As of this moment, out of the archive of its server; in UTC.", metavar="MOMENT"),
     ] = None,
     stores: PartsOption = None,
     tables: Annotated[
@@ -76,6 +86,10 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     With --table the tables go into the app's own database in one transaction, with their rows, indexes, constraints,
     triggers and sequences; the app waits for them meanwhile. Foreign keys of other tables that refer to them are kept
     and verified; views of them are refused.
+
+    With --at, SET is an app. Its server is brought up aside as of that moment, from what backup.<store>.continuous has
+    archived, and the app is read out of it; stores without such an archive are left as they are, and their nearest set
+    is named. A moment without a zone is in UTC.
     """
     output = run.output
     engine = run.engine(output)
@@ -83,6 +97,11 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     if tables:
         _require_tables(stores, as_other)
     keys = identities(identity, os.environ)
+    if at is not None:
+        chosen = _at(run, engine, name, at, as_other, keys, stores, tables, targets, replace, safety_set)
+        with output.working():
+            engine, done = _brought_back(run, engine, chosen)
+        return _show(engine, output, chosen, done)
     copy = repository(engine.fleet, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
@@ -93,7 +112,9 @@ def restore(  # noqa: PLR0913 (an option is an argument)
             where=str(run.file),
             hint=f"bring it back: multidb undo-remove {into}, multidb add-app {into}; or restore it --as OTHER",
         )
-    chosen = _Chosen(copy, copy.backup_set, into, keys, stores, tables, targets, replace, safety_set)
+    chosen = _Chosen(
+        into, keys, stores, tables, targets, replace, safety_set, copy.owner, copy.backup_set.declaration, copy
+    )
     with output.working():
         engine, done = _brought_back(run, engine, chosen)
     return _show(engine, output, chosen, done)
@@ -101,10 +122,15 @@ def restore(  # noqa: PLR0913 (an option is an argument)
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """What is brought back, and into which app; the rest is as for the command."""
+    """What is brought back, and into which app; the rest is as for the command.
 
-    copy: Copy
-    backup_set: BackupSet
+    Args:
+        owner: the app whose data it is.
+        declaration: the entry of the manifest that goes with it.
+        copy: the set; None: it is made of `moment` first.
+        nearest: what there is of the stores that no moment can be had of.
+    """
+
     into: str
     keys: Identities | None
     stores: Sequence[str] | None
@@ -112,6 +138,33 @@ class _Chosen:
     targets: Sequence[str] | None
     replace: bool
     safety_set: bool
+    owner: str
+    declaration: Mapping[str, Any]
+    copy: Copy | None
+    moment: datetime | None = None
+    nearest: Sequence[Nearest] = ()
+
+
+def _at(  # noqa: PLR0913 (an option is an argument)
+    run: Run,
+    engine: Engine,
+    name: str,
+    at: str,
+    as_other: str | None,
+    keys: Identities | None,
+    stores: Sequence[str] | None,
+    tables: Sequence[str] | None,
+    targets: Sequence[str] | None,
+    replace: bool,
+    safety_set: bool,
+) -> _Chosen:
+    moment, app = moment_of(at), engine.fleet.app(app_id(name))
+    with run.output.working():
+        nearest = nearest_sets(engine, app, moment, targets) if stores is None and not tables else []
+    into = app_id(as_other) if as_other else app.id
+    return _Chosen(
+        into, keys, stores, tables, targets, replace, safety_set, app.id, declaration(app), None, moment, nearest
+    )
 
 
 def _stores_with_tables() -> list[str]:
@@ -126,35 +179,42 @@ def _require_tables(stores: Sequence[str] | None, as_other: str | None) -> None:
         raise UsageError(f"--table goes into the app's own {titles}", hint="leave out --as and --store")
 
 
-def _holding_tables(chosen: _Chosen) -> str:
+def _holding_tables(chosen: _Chosen, backup_set: BackupSet) -> str:
     """The one of the stores whose tables are in the set; the first where it has none of them, to be told so."""
     stores = chosen.stores or _stores_with_tables()
-    return next((store for store in stores if store in chosen.backup_set.parts), stores[0])
+    return next((store for store in stores if store in backup_set.parts), stores[0])
 
 
 def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Restored]:
     """Brings the set back, into an app that is made for it where there is none. Gives the engine that has that app."""
-    output, into, declaration = run.output, chosen.into, chosen.backup_set.declaration
+    output, into, declared = run.output, chosen.into, chosen.declaration
     with ExitStack() as stack:
         progress = stack.enter_context(exclusively(engine.state, "restore", output.progress))
         known = into in engine.project.apps
         if known:
             engine.fleet.start(into)
         finish_interrupted(engine, chosen.keys, output)
+        copy, targets = chosen.copy, chosen.targets
+        if copy is None:
+            assert chosen.moment is not None
+            app = engine.fleet.app(chosen.owner)
+            making = set_of_moment(engine, app, chosen.moment, targets=targets, keys=chosen.keys, progress=progress)
+            copy, targets = stack.enter_context(making), [MOMENTS]
+        assert copy.backup_set is not None
         stack.enter_context(engine.state.lock_apps([into], f"multidb restore of {into}"))
         record = stack.enter_context(run.recorded(engine.state, [into]))
         project = None
         if not known:
-            project, added = ensure_entry(run, output, into, {**entry_for(declaration), **beside(declaration, into)})
+            project, added = ensure_entry(run, output, into, {**entry_for(declared), **beside(declared, into)})
             if added:
                 make_own(project, into)
-                tell_unshared(output, chosen.copy.owner, into, declaration)
+                tell_unshared(output, chosen.owner, into, declared)
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({into})))
         record.applied(ready(engine, into))
-        source = SetSource(repository(engine.fleet, chosen.targets), chosen.copy, chosen.keys)
+        source = SetSource(repository(engine.fleet, targets), copy, chosen.keys)
         bringing = (
-            partial(restore_tables, engine, source, _holding_tables(chosen), chosen.tables)
+            partial(restore_tables, engine, source, _holding_tables(chosen, copy.backup_set), chosen.tables)
             if chosen.tables
             else partial(bring_back, engine, source, into, stores=chosen.stores)
         )
@@ -180,19 +240,29 @@ def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> in
         "files": list(done.files),
         "safety_set": done.safety.id if done.safety else None,
         "notes": list(done.notes),
+        "at": chosen.moment.isoformat() if chosen.moment is not None else None,
+        "nearest": [_nearest_document(nearest) for nearest in chosen.nearest],
         **report_document(done.report),
         "written": [str(path) for path in written],
         **openings.document(),
     }
     output.document(code == 0 and not openings.own, document)
-    made = moment_in_words(chosen.backup_set.made)
+    made = moment_in_words(chosen.moment or made_at(done.set_id))
     brought = done.tables or [*done.stores, *done.files]
     output.say(f"{done.app}: {', '.join(brought)} as of {made}.", style="green")
-    for note in done.notes:
+    for note in (*done.notes, *map(str, chosen.nearest)):
         output.note(note)
     if done.safety:
         output.say(f"What it had before is in set {done.safety.id}.")
     return code or (1 if openings.own else 0)
+
+
+def _nearest_document(nearest: Nearest) -> dict[str, Any]:
+    return {
+        "store": nearest.store,
+        "set": nearest.copy.id if nearest.copy is not None else None,
+        "seconds_before": nearest.away.total_seconds() if nearest.copy is not None else None,
+    }
 
 
 @dataclass(frozen=True, slots=True)

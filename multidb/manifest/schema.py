@@ -30,6 +30,7 @@ from multidb.model.options import (
     AppQuota,
     Backup,
     ContainerOptions,
+    Continuous,
     Deploy,
     Duration,
     Notify,
@@ -64,6 +65,7 @@ class StoreSchema:
         keeps_state: a project's state can be kept on one of its servers.
         poolers: what can stand before its servers in containers; a profile each.
         profiles: what an app's option ``profile`` of the store may be.
+        continuous: what its servers write can be archived as it comes.
     """
 
     name: str
@@ -79,6 +81,7 @@ class StoreSchema:
     keeps_state: bool = False
     poolers: tuple[Pooler, ...] = ()
     profiles: tuple[str, ...] = ()
+    continuous: bool = False
 
     @classmethod
     def of(cls, provisioner: Provisioner, *, usual: bool = True) -> Self:
@@ -97,6 +100,7 @@ class StoreSchema:
             keeps_state=provisioner.state_store is not None,
             poolers=provisioner.poolers,
             profiles=provisioner.profiles,
+            continuous=provisioner.continuous is not None,
         )
 
 
@@ -262,6 +266,7 @@ class Shape:
             {
                 **{name: _section(name, models, filled=name == "servers") for name, models in sections.items()},
                 "deploy": _deploy([pooler for store in stores.values() for pooler in store.poolers]),
+                "backup": _backup([name for name, store in stores.items() if store.continuous]),
                 "known": _known(stores),
                 "secrets": _secrets(secrets),
             },
@@ -369,6 +374,22 @@ def _deploy(poolers: Sequence[Pooler]) -> tuple[Any, Any]:
         {"profiles": (cast("Any", tuple)[profiles, ...], Field(default=(), description=base.description)), **images},
     )
     return _nullable(section), Field(default_factory=section, description="Layout of compose files.")
+
+
+def _backup(stores: Iterable[str]) -> tuple[Any, Any]:
+    """The section ``backup``, with continuous archiving for each store whose servers have a log."""
+    section: Any = _model(
+        "Backup",
+        Backup,
+        {
+            store: (
+                Annotated[Continuous, _or_empty(Continuous)],
+                Field(default=Continuous(), description=f"Continuous archiving of {store}."),
+            )
+            for store in stores
+        },
+    )
+    return Annotated[section, _or_empty(section)], Field(default=section(), description="Backups of every app.")
 
 
 def _known(stores: Iterable[str]) -> tuple[Any, Any]:

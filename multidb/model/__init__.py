@@ -2,10 +2,10 @@
 
 `address`: where servers that exist already are. `core`: apps, servers, resources, changes, statements. `options`: what
 the manifest says that is the same for every store. `health`, `audit`, `usage`, `archive`: what is found, measured and
-kept of them. `figures`: sizes, times and lists in words. `hosting`, `container`: servers that are processes of this
-machine, or containers. `client`: an app's own login, for a person. `question`: what is asked of many apps at once, and
-the answers. `importing`: data that is elsewhere. `project`: a whole manifest. `provisioner`: what a store is to the
-engine.
+kept of them; `continuous`: what is taken of a server as it writes it. `figures`: sizes, times and lists in words.
+`hosting`, `container`: servers that are processes of this machine, or containers. `client`: an app's own login, for a
+person. `question`: what is asked of many apps at once, and the answers. `importing`: data that is elsewhere. `project`:
+a whole manifest. `provisioner`: what a store is to the engine.
 """
 
 from multidb.model.address import Address, Dialect
@@ -27,6 +27,15 @@ from multidb.model.archive import (
 )
 from multidb.model.audit import Hole, Known, Outcome, Probe, Remark, Search, Searched, Unread
 from multidb.model.client import AppAccess, AppClient, PromptAnswer
+from multidb.model.continuous import (
+    BaseBackup,
+    BaseFiles,
+    ContinuousArchive,
+    LogState,
+    Received,
+    RevivableKind,
+    Revival,
+)
 from multidb.model.core import (
     PROGRESS_TIMEOUT,
     Action,
@@ -92,11 +101,14 @@ __all__ = [
     "ArchiveReader",
     "ArchiveWriter",
     "BoundArchive",
+    "BaseBackup",
+    "BaseFiles",
     "Batch",
     "Change",
     "Checkpoint",
     "Column",
     "ColumnType",
+    "ContinuousArchive",
     "CredentialUse",
     "DerivedName",
     "Dialect",
@@ -116,6 +128,7 @@ __all__ = [
     "Known",
     "Launch",
     "Level",
+    "LogState",
     "Measures",
     "Offline",
     "OfflineArchive",
@@ -135,10 +148,13 @@ __all__ = [
     "Question",
     "QuestionRows",
     "Quota",
+    "Received",
     "RecoverableKind",
     "Refusal",
     "Remark",
     "Resource",
+    "RevivableKind",
+    "Revival",
     "RuntimeKind",
     "Scanning",
     "ScriptArchive",

@@ -36,6 +36,7 @@ __all__ = [
     "Backup",
     "Certificates",
     "ContainerOptions",
+    "Continuous",
     "Deploy",
     "Duration",
     "Encrypt",
@@ -245,6 +246,30 @@ class Backup(Section):
     keep: Keep = Field(default=Keep(), description="How many sets stay.")
     verify: Literal["always", "daily", "weekly", "monthly", "never"] = Field(
         default="weekly", description="How often a set is verified by restoring it."
+    )
+
+    def continuous(self, store: str) -> Continuous:
+        """What is said of the continuous archiving of a store's servers; its defaults where nothing is."""
+        options: Continuous = getattr(self, store, None) or Continuous()
+        return options
+
+
+class Continuous(Section):
+    """Continuous archiving of a store's servers: what they write is taken away as it comes, for an app to be brought
+    back as of any moment."""
+
+    continuous: bool = Field(
+        default=False,
+        description="Archive what the servers write, all apps' at once, to the targets of backup.to: multidb restore "
+        "APP --at MOMENT brings one app back. The runs of multidb backup --due, or --watch, do it.",
+    )
+    base_every: Duration = Field(
+        default=timedelta(days=1), description="The longest time between two base backups, which a restore begins with."
+    )
+    keep: Duration = Field(default=timedelta(days=7), description="How far back an app can be brought, at least.")
+    lag: Duration = Field(
+        default=timedelta(minutes=15),
+        description="How old the newest moment in the archive may be before multidb health says so.",
     )
 
 

@@ -14,6 +14,7 @@ from multidb.model.archive import Archive, TakeOffline
 from multidb.model.audit import Probe, Search
 from multidb.model.client import AppAccess, AppClient
 from multidb.model.container import Containers, Pooler
+from multidb.model.continuous import ContinuousArchive
 from multidb.model.core import (
     Alternates,
     App,
@@ -141,6 +142,9 @@ class Provisioner:
     nothing yet. None: nothing can be imported into the store."""
     source_options: tuple[str, ...] = ()
     """Which of `ImportOptions` its sources understand: ``pattern``, ``prefix``, ``name``."""
+    continuous: Callable[[Server, Secret | None, str], ContinuousArchive] | None = None
+    """(server, admin password, application name) -> what it writes, taken away as it comes; None: the store's servers
+    have no log that an app could be brought to a moment by."""
     allocate: Callable[[Sequence[App], Facts, Mapping[str, int]], Mapping[str, int]] | None = None
     """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
     reserved: tuple[str, ...] = ()

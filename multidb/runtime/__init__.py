@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from multidb.errors import MultidbError, ServerDown
-from multidb.model import App, Endpoint, Progress, Project, RuntimeKind, Server, TakeOffline
+from multidb.model import App, Endpoint, Progress, Project, Revival, RuntimeKind, Server, TakeOffline
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -135,6 +135,17 @@ class Runtime(Protocol):
             adoptable: it has to be one that `adopt` can take.
 
         None where the runtime has none and cannot start one: then nothing replaces it.
+        """
+
+    def revived(self, server: Server, revival: Revival, progress: Progress) -> AbstractContextManager[Server] | None:
+        """A copy of `server` as of a moment, as a scratch server, for the block: nobody but the admin and who works for
+        multidb gets in, and nothing that the server had at work is. `admin` knows it. None where the runtime cannot
+        bring one up.
+
+        Raises:
+            Locked: another run has one for this server, or an ``up`` or ``down`` works on this project.
+            ArchiveError, WrongVersion, RuntimeUnavailable, TargetError: as in `RevivableKind.revive`.
+            ServerError: it does not start.
         """
 
     def without_scratch(self, server: Server) -> AbstractContextManager[None]:

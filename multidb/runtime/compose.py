@@ -17,7 +17,7 @@ from multidb.admin_credentials import forget_admin_change
 from multidb.concurrency import side_by_side
 from multidb.deployment import app_endpoint
 from multidb.errors import Refused, UsageError
-from multidb.model import App, Endpoint, Progress, Project, Server
+from multidb.model import App, Endpoint, Progress, Project, Revival, Server
 from multidb.model.container import Container
 from multidb.runtime import Restarted, ServerState, ServerStatus
 from multidb.runtime.compose_servers import ComposeServers
@@ -157,6 +157,9 @@ class ComposeRuntime:
         seen = self._servers.seen_for_addresses()
         scratch = self._servers.located(scratch_servers[0], seen.get(scratch_servers[0].name))
         return None if scratch is None else self._lent(replace(scratch, app=server.app, scratch=True, kept=True))
+
+    def revived(self, server: Server, revival: Revival, progress: Progress) -> None:
+        """None: a copy is brought up where servers are processes of this machine."""
 
     def without_scratch(self, server: Server) -> contextlib.AbstractContextManager[None]:
         """See `Runtime.without_scratch`: none can be adopted here."""

@@ -29,6 +29,8 @@ from multidb.model import (
     Progress,
     Project,
     RecoverableKind,
+    RevivableKind,
+    Revival,
     Server,
     ServerSpec,
     TakeOffline,
@@ -214,6 +216,13 @@ class EmbeddedRuntime:
             else self._scratch_servers(one_at_a_time(progress)).running(hosted)
         )
 
+    def revived(self, server: Server, revival: Revival, progress: Progress) -> AbstractContextManager[Server] | None:
+        """See `Runtime.revived`."""
+        hosted = self._hosted_server(server)
+        if hosted is None or not isinstance(hosted.kind, RevivableKind):
+            return None
+        return self._revived(hosted, hosted.kind, revival, one_at_a_time(progress))
+
     def without_scratch(self, server: Server) -> AbstractContextManager[None]:
         """See `Runtime.without_scratch`."""
         hosted = self._hosted_server(server)
@@ -330,6 +339,21 @@ class EmbeddedRuntime:
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
         """See `Runtime.logs`."""
         return log_lines(self._state.folder / "logs" / f"{name}.log", lines, follow)
+
+    @contextlib.contextmanager
+    def _revived(
+        self, hosted: HostedServer, kind: RevivableKind, revival: Revival, report: Progress
+    ) -> Iterator[Server]:
+        scratch_servers = self._scratch_servers(report)
+
+        def fill(beside: HostedServer, admin: Secret) -> None:
+            kind.revive(beside, admin, revival, report)
+
+        try:
+            with scratch_servers.running(hosted, fill) as server:
+                yield server
+        finally:
+            kind.forget(scratch_servers.beside(hosted))
 
     # Which servers there are
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from multidb.concurrency import side_by_side
 from multidb.errors import Refused, UsageError
-from multidb.model import Address, App, Endpoint, Progress, Project, Server, ServerSpec
+from multidb.model import Address, App, Endpoint, Progress, Project, Revival, Server, ServerSpec
 from multidb.runtime import Restarted, ServerState, ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -60,6 +60,9 @@ class ExternalRuntime:
 
     def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
         """None: these servers are not ours to start."""
+
+    def revived(self, server: Server, revival: Revival, progress: Progress) -> None:
+        """None: a copy is brought up where servers are processes of this machine."""
 
     def without_scratch(self, server: Server) -> AbstractContextManager[None]:
         """See `Runtime.without_scratch`: none can be adopted here."""

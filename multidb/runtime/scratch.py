@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from multidb import processes
 from multidb.errors import Locked
 from multidb.model import HostedServer, Server
 from multidb.runtime.control import Control
@@ -21,10 +22,12 @@ from multidb.runtime.exchange import DATA, REPLACED, settle
 from multidb.runtime.hosted import admin_ref, forget_ports
 from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors
 from multidb.runtime.product import Products
+from multidb.secrets import Secret, generate
 
 __all__ = ["ScratchServers"]
 
 _PREFIX: Final = "scratch-"
+_STOP_TIMEOUT: Final = 60.0  # seconds until a process that does not leave is killed
 
 
 class ScratchServers:
@@ -40,18 +43,29 @@ class ScratchServers:
         self._servers = servers
 
     @contextlib.contextmanager
-    def running(self, hosted: HostedServer) -> Iterator[Server]:
+    def running(
+        self, hosted: HostedServer, fill: Callable[[HostedServer, Secret], None] | None = None
+    ) -> Iterator[Server]:
         """A new and empty scratch server of the server of `hosted`, with the same admin's password, while the block
-        runs."""
+        runs.
+
+        Args:
+            fill: puts data into its folder before it is started, with an admin's password of its own.
+        """
         beside = self.beside(hosted)
         name, store = beside.name, beside.store
         with clear_errors(), self._state.machine_lock(name, "multidb"):
             try:
                 with self._state.machine_lock("runtime", "multidb", LOCK_TIMEOUT):
                     self._remove(name)
-                    admin = self._state.secrets.get(admin_ref(hosted.name, store))
+                    admin = self._state.secrets.get(admin_ref(hosted.name, store)) if fill is None else generate()
                     if admin is not None:
                         self._state.secrets.put({admin_ref(name, store): admin})
+                if fill is not None:
+                    assert admin is not None
+                    beside.folder.mkdir(parents=True)
+                    fill(beside, admin)
+                with self._state.machine_lock("runtime", "multidb", LOCK_TIMEOUT):
                     server = self._control.start(beside)
                 yield dataclasses.replace(server, scratch=True)
             finally:
@@ -86,6 +100,9 @@ class ScratchServers:
     def _remove(self, name: str) -> None:
         """The process, then the data, then what else is known of it."""
         self._control.stop(name)
+        for pid, folder in self._control.ledger.strays(self._servers).items():  # of a run that was killed
+            if folder == str(self._servers / name):
+                processes.stop(pid, _STOP_TIMEOUT)
         shutil.rmtree(self._servers / name, ignore_errors=True)
         (self._servers.parent / "logs" / f"{name}.log").unlink(missing_ok=True)
         secrets = self._state.secrets

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from multidb.model import App, Endpoint, Progress, Project, Server
+from multidb.model import App, Endpoint, Progress, Project, Revival, Server
 from multidb.runtime import Restarted, ServerState, ServerStatus
 from multidb.secrets import Secret
 from tests.support.case import RealServer
@@ -41,6 +41,9 @@ class GivenRuntime:
         return False
 
     def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
+        return None
+
+    def revived(self, server: Server, revival: Revival, progress: Progress) -> None:
         return None
 
     def without_scratch(self, server: Server) -> AbstractContextManager[None]:

@@ -19,6 +19,8 @@ from multidb.cli.documents.envelope import (
 )
 
 __all__ = [
+    "ArchiveDocument",
+    "ArchivedDocument",
     "BackupDocument",
     "BackupFailureDocument",
     "CloneDocument",
@@ -30,6 +32,7 @@ __all__ = [
     "ListedSetsDocument",
     "MadePartDocument",
     "MadeSetDocument",
+    "NearestDocument",
     "PruneDocument",
     "RestoreDocument",
     "SetDocument",
@@ -83,6 +86,21 @@ class BackupFailureDocument(ErrorDocument):
     """The store or the target."""
 
 
+class ArchivedDocument(DocumentPart):
+    """What came of archiving what a server writes."""
+
+    server: str
+    files: int
+    """Of its log, how many were archived."""
+    base: SetId | None
+    """The base backup that was made."""
+    began: str | None
+    """Why its archive has no moment from before; null: it goes on."""
+    removed: int
+    """Files that need not stay any more."""
+    error: ErrorDocument | None
+
+
 class BackupDocument(ResultDocument):
     """What came of a run of backups."""
 
@@ -95,6 +113,8 @@ class BackupDocument(ResultDocument):
     """The sets that were removed because they need not stay."""
     errors: dict[str, ErrorDocument]
     """By app, what went wrong beside the sets themselves."""
+    archived: list[ArchivedDocument]
+    """By server, where the manifest wants what it writes archived."""
 
 
 class KeptPartDocument(DocumentPart):
@@ -122,10 +142,28 @@ class SetDocument(CopyDocument):
     """Of the app's files beside its stores; null: none."""
 
 
+class ArchiveDocument(DocumentPart):
+    """The log of a server without a gap, with its base backups, on a target."""
+
+    server: str
+    target: TargetName
+    stream: SetId
+    since: AwareDatetime | None
+    """The first moment that an app can be brought back to; null: none yet."""
+    until: AwareDatetime | None
+    """The last one."""
+    bases: list[SetId]
+    stored_size: Size
+    problem: str | None
+    """Why nothing of it can be used."""
+
+
 class ListedSetsDocument(ResultDocument):
     """The sets that there are."""
 
     sets: list[SetDocument]
+    archives: list[ArchiveDocument]
+    """Of the servers whose log is archived, by stream and target."""
 
 
 class ShownSetDocument(ResultDocument):
@@ -183,6 +221,16 @@ class PruneDocument(ResultDocument):
     failed: list[ErrorDocument]
 
 
+class NearestDocument(DocumentPart):
+    """What there is of a store that was left as it is."""
+
+    store: str
+    set: str | None
+    """Its set that is nearest to the moment; null: there is none."""
+    seconds_before: float | None
+    """How long before the moment it was made; negative: after it."""
+
+
 class RestoreDocument(AppliedChanges):
     """A set that was brought back."""
 
@@ -196,6 +244,10 @@ class RestoreDocument(AppliedChanges):
     safety_set: str | None
     """The set of what it had before."""
     notes: list[str]
+    at: AwareDatetime | None
+    """With `--at`, the moment."""
+    nearest: list[NearestDocument]
+    """With `--at`, what there is of stores that no moment can be had of."""
     written: Written
     breaches: list[str]
     """What is open in the app's own walls."""

@@ -46,6 +46,7 @@ from multidb.model import (
     AppClient,
     Archive,
     Column,
+    ContinuousArchive,
     ExistingPlace,
     Finding,
     Health,
@@ -96,6 +97,12 @@ def _source(location: SourceLocation, options: ImportOptions) -> ImportSource:
     from multidb.provisioners.postgres.backup.source import PostgresSource
 
     return PostgresSource(location)
+
+
+def _continuous(server: Server, password: Secret | None, application_name: str) -> ContinuousArchive:
+    from multidb.provisioners.postgres.backup.wal import PostgresContinuous
+
+    return PostgresContinuous(server, password, application_name)
 
 
 def _state_store(reach: Callable[[], tuple[Server, Secret | None]], project: str, application: str) -> StateStore:
@@ -190,6 +197,7 @@ PROVISIONER = Provisioner(
     probe=_probe,
     archive=_archive,
     source=_source,
+    continuous=_continuous,
     address=PostgresAddress,
     processes=_processes,
     admin_password=ADMIN_PASSWORD,

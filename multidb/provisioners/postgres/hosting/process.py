@@ -25,8 +25,8 @@ from multidb import files
 from multidb.account import Account, owner_of, unprivileged
 from multidb.distribution import add_command
 from multidb.document import Unreadable, inside
-from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
-from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
+from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError, WrongVersion
+from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Revival, Server
 from multidb.ports import LOOPBACK
 from multidb.processes import environment, running, version_of
 from multidb.provisioners.postgres.observe.refusals import LINE_PREFIX
@@ -89,6 +89,27 @@ class PostgresKind:
         # "fast": clients are disconnected; TERM would wait for them to leave.
         return Launch(argv, folder, account, stop_signal=signal.SIGINT)
 
+    def revive(self, hosted: HostedServer, admin: Secret, revival: Revival, progress: Progress) -> None:
+        from multidb.provisioners.postgres.hosting.revival import Revived, revive
+
+        package = installed()
+        if package is None:
+            raise RuntimeUnavailable(self.missing() or "", where=hosted.name)
+        now, then = self.product(hosted) or "PostgreSQL", revival.base.product
+        if now.partition(".")[0] != then.partition(".")[0]:
+            raise WrongVersion(
+                f"the base backup is of {then}, and what is to be had here is {now}",
+                where=hosted.name,
+                hint=self.way_back(then),
+            )
+        shutil.rmtree(_outside_folder(hosted), ignore_errors=True)  # of a run that was killed
+        folder, account = _place(hosted, progress)
+        programs = _programs(package, account, progress, hosted.name)
+        revive(Revived(hosted, folder / "data", programs / "bin/postgres", account), admin, revival, progress)
+
+    def forget(self, hosted: HostedServer) -> None:
+        shutil.rmtree(_outside_folder(hosted), ignore_errors=True)
+
     def endpoint(self, hosted: HostedServer) -> Endpoint:
         return Endpoint(host=LOOPBACK, port=hosted.ports["port"], user=_ADMIN, database="postgres")
 
@@ -148,7 +169,7 @@ def _place(hosted: HostedServer, progress: Progress) -> tuple[Path, Account | No
 
 def _outside(hosted: HostedServer, account: Account, progress: Progress) -> Path:
     """An empty folder for the data outside of the project, and the pointer to it in the project."""
-    outside = OUTSIDE / f"{hosted.project}-{hashlib.sha256(str(hosted.folder).encode()).hexdigest()[:12]}" / hosted.name
+    outside = _outside_folder(hosted)
     _open_parents(outside.parent)
     if outside.exists():  # of a project that stood here and was deleted, with the only copy of its password
         aside = outside.with_name(f"{outside.name}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
@@ -166,6 +187,10 @@ def _outside(hosted: HostedServer, account: Account, progress: Progress) -> Path
         )
     files.write_text(hosted.folder / _ELSEWHERE, f"{outside}\n")
     return outside
+
+
+def _outside_folder(hosted: HostedServer) -> Path:
+    return OUTSIDE / f"{hosted.project}-{hashlib.sha256(str(hosted.folder).encode()).hexdigest()[:12]}" / hosted.name
 
 
 def _holds_data(folder: Path) -> bool:
@@ -340,6 +365,7 @@ def _settings(hosted: HostedServer, programs: Path) -> dict[str, object]:
         "max_connections": ServerOptions.of(hosted.options).max_connections,
         "shared_buffers": "64MB",
         "max_wal_size": "256MB",
+        "max_slot_wal_keep_size": "4GB",  # else who does not come for it any more fills the disk of all apps
         "timezone": "UTC",
         "log_timezone": "UTC",
         "lc_messages": "C",

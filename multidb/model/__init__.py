@@ -75,7 +75,15 @@ from multidb.model.figures import (
 )
 from multidb.model.health import Health, Status, worst
 from multidb.model.hosting import FetchedKind, HostedServer, Hosting, Launch, OfflineKind, RecoverableKind, ServerKind
-from multidb.model.importing import Checkpoint, ImportArchive, ImportOptions, ImportSource, SourceLocation, Survey
+from multidb.model.importing import (
+    Checkpoint,
+    ImportArchive,
+    ImportOptions,
+    ImportSource,
+    SourceLocation,
+    Survey,
+    at_source,
+)
 from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
@@ -177,6 +185,7 @@ __all__ = [
     "TakeOffline",
     "Tenant",
     "Unread",
+    "at_source",
     "bytes_of",
     "counted",
     "duration_of",

@@ -6,16 +6,18 @@ wrote it; nothing is run there but what reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
+from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model.archive import Archive, Measures, Place
 from multidb.model.core import App, Progress, StoreContext
 from multidb.secrets import Secret
 
-__all__ = ["Checkpoint", "ImportArchive", "ImportOptions", "ImportSource", "SourceLocation", "Survey"]
+__all__ = ["Checkpoint", "ImportArchive", "ImportOptions", "ImportSource", "SourceLocation", "Survey", "at_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +129,21 @@ class ImportArchive(Archive, Protocol):
             ArchiveError: the source's data is damaged or does not fit. The place is given up.
             Refused: a survey would have said it.
         """
+
+
+@contextmanager
+def at_source(location: SourceLocation, store: str) -> Iterator[None]:
+    """In the block, what goes wrong with a server is said of the source, with what to do about it there."""
+    option, variable = f"--from-{store}", f"MULTIDB_IMPORT_{store.upper()}_PASSWORD"
+    hints = {
+        AuthenticationFailed: f"correct the user in {option}, or its password in {variable}",
+        NotAllowed: "use a login there that may read all that is to be imported",
+        ServerSlow: "see whether it is overloaded, then run the command again",
+        ServerDown: f"start it where it runs, or correct {option}; then run the command again",
+    }
+    try:
+        yield
+    except ServerError as error:
+        error.where = f"source {location.text}"
+        error.hint = next((hint for kind, hint in hints.items() if isinstance(error, kind)), error.hint)
+        raise

@@ -86,6 +86,8 @@ from multidb.model import (
     Health,
     HostedServer,
     Hosting,
+    ImportOptions,
+    ImportSource,
     Probe,
     Provisioner,
     Querying,
@@ -95,6 +97,7 @@ from multidb.model import (
     Scanning,
     Server,
     Session,
+    SourceLocation,
     TakeOffline,
     Tenant,
 )
@@ -150,6 +153,12 @@ def _archive(server: Server, password: Secret | None, application: str, _: TakeO
     from multidb.provisioners.redis.backup import archive
 
     return archive.RedisArchive(server, password, application)
+
+
+def _source(location: SourceLocation, options: ImportOptions) -> ImportSource:
+    from multidb.provisioners.redis.backup.source import RedisSource
+
+    return RedisSource(location, options)
 
 
 def _processes(hosting: Hosting) -> Sequence[HostedServer]:
@@ -209,6 +218,8 @@ PROVISIONER = Provisioner(
     check_health=_check_health,
     probe=_probe,
     archive=_archive,
+    source=_source,
+    source_options=("pattern", "prefix"),
     address=RedisAddress,
     processes=_processes,
     admin_password=ADMIN_PASSWORD,

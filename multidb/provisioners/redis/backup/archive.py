@@ -23,6 +23,8 @@ from multidb.model import (
     App,
     ArchiveReader,
     ArchiveWriter,
+    Checkpoint,
+    ImportSource,
     Measures,
     Owner,
     Part,
@@ -31,11 +33,15 @@ from multidb.model import (
     Progress,
     Server,
     StoreContext,
+    Survey,
 )
 from multidb.provisioners.redis.backup.encodings import Limits
+from multidb.provisioners.redis.backup.intake import Intake
 from multidb.provisioners.redis.backup.keys import NEWER, Keys
 from multidb.provisioners.redis.backup.keys_file import LONGEST, KeysReader, KeysWriter, rdb_version
 from multidb.provisioners.redis.backup.places import Keyspace, keyspace, place_prefix, place_user
+from multidb.provisioners.redis.backup.source import RedisSource
+from multidb.provisioners.redis.backup.transfer import Transfer
 from multidb.provisioners.redis.driver.connection import ask, explained, open_client
 from multidb.provisioners.redis.observe.tally import Tally
 from multidb.provisioners.redis.provision.catalog import read_rules
@@ -69,6 +75,7 @@ class RedisArchive:
         self._password = password
         self._another: Callable[..., redis.Redis] = partial(open_client, server, password, application)
         self._client = self._another()
+        self._intake: Intake | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
@@ -89,6 +96,8 @@ class RedisArchive:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._intake is not None:
+            self._intake.close()
         self._client.close()
 
     def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
@@ -146,7 +155,15 @@ class RedisArchive:
             if records.rdb > self._keys.rdb():
                 raise self._too_old(part)
             self._have_values_checked()
-            self._keys.load(*_where(place), place.app.id, part, records, progress)
+            total = part.details.get("keys")
+            self._keys.load(
+                _where(place),
+                place.app.id,
+                records,
+                progress,
+                maker=part.server,
+                total=total if isinstance(total, int) else None,
+            )
 
     def measure(self, place: Place) -> Measures:
         """Counts and fingerprints of the keys that stay."""
@@ -204,6 +221,26 @@ class RedisArchive:
             for kind in (PlaceKind.SCRATCH, PlaceKind.NEW)
             for number in _numbers(rules.get(place_user(kind, owner)), owner)
         ]
+
+    # Keys from elsewhere
+
+    def survey(self, app: App, context: StoreContext, source: ImportSource) -> Survey:
+        """What the source says; whether this server takes its values in the form that they have there shows when they
+        come, and where it does not they come by type."""
+        return source.survey(app, context)
+
+    def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:
+        """Copies the keys, 20,000 between two checkpoints. A run that goes on ends with a look at all keys of both
+        sides: what has changed or gone at the source meanwhile is changed or gone here, too."""
+        if not isinstance(source, RedisSource):
+            raise TypeError(f"{type(source).__name__} is no source of keys")
+        with explained(self._server):
+            self._have_values_checked()
+            if self._intake is None:
+                where = lock_number(self._facts)
+                self._intake = Intake(self._server, self._keys, self._facts, where, self._limits, self._keys.rdb())
+            source.meet(self._intake)
+            Transfer(self._keys, Keyspace.of(place), source, progress).run(done)
 
     # Places
 

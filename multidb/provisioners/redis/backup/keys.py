@@ -10,15 +10,16 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import redis
 from redis.exceptions import ResponseError
 
 from multidb.errors import ArchiveError, ServerError
-from multidb.model import Part, Progress, Server, counted
+from multidb.model import Progress, Server, counted
 from multidb.provisioners.redis.backup.encodings import Limits
 from multidb.provisioners.redis.backup.keys_file import NEVER, Record, rdb_version
 from multidb.provisioners.redis.driver.batch_connection import AnswerTooLong, BatchConnection
@@ -30,7 +31,7 @@ from multidb.provisioners.redis.provision.resources import RedisFacts
 from multidb.provisioners.redis.provision.rules import BYTES, join_line
 from multidb.secrets import Secret, redact
 
-__all__ = ["NEWER", "Keys", "names"]
+__all__ = ["NEWER", "BatchSize", "Keys", "batches", "by_size", "dumped", "names"]
 
 _LANES = 3  # connections; the server answers one while another's answers are read
 _MOST_KEYS = 2_000  # in one batch
@@ -80,7 +81,7 @@ class Keys:
             lane: BatchConnection | None = None
             for record in stack.enter_context(contextlib.closing(self._dumped(number, prefix))):
                 if record.expiry == NEVER and self._limits.changes(record.payload):
-                    lane = lane or stack.enter_context(self._lane(lock_number(self._facts)))
+                    lane = lane or stack.enter_context(self.lane(lock_number(self._facts)))
                     yield replace(record, payload=self._reshaped(lane, record.payload))
                 else:
                     yield record
@@ -94,40 +95,40 @@ class Keys:
         except ServerError:
             return payload
         words = ("RESTORE", key, 10_000, payload)  # gone in ten seconds, should we be
-        loaded, dumped, _ = lane.tell([words, ("DUMP", key), ("DEL", key)])
-        refused = isinstance(loaded, ResponseError) or not isinstance(dumped, bytes)
-        return payload if refused else dumped
+        loaded, shaped, _ = lane.tell([words, ("DUMP", key), ("DEL", key)])
+        refused = isinstance(loaded, ResponseError) or not isinstance(shaped, bytes)
+        return payload if refused else shaped
 
     def _dumped(self, number: int, prefix: str) -> Generator[Record, None, None]:
-        """Every key once. Batches are asked of several connections in turn, read in the same order."""
-        skip, when = len(prefix.encode()), "PEXPIRETIME" if "pexpiretime" in self._facts.commands else "PTTL"
-        batch_size = _BatchSize()
-        with ExitStack() as stack:
-            lanes: deque[BatchConnection] = deque()
-            asked: deque[tuple[BatchConnection, Sequence[bytes]]] = deque()
-            for keys in _batches(names(stack.enter_context(self._lane(number)), prefix), batch_size):
-                if len(asked) == _LANES:
-                    lane, named = asked.popleft()
-                    yield from _received(lane, named, skip, when, batch_size)
-                    lanes.append(lane)
-                lane = lanes.popleft() if lanes else stack.enter_context(self._lane(number))
-                lane.send(words for key in keys for words in (("DUMP", key), (when, key)))
-                asked.append((lane, keys))
-            for lane, named in asked:
-                yield from _received(lane, named, skip, when, batch_size)
+        """Every key once."""
+        with self.lane(number) as lane:
+            yield from dumped(partial(self.lane, number), names(lane, prefix), self._when, len(prefix.encode()))
+
+    @property
+    def _when(self) -> str:
+        """The command that tells when a key expires."""
+        return "PEXPIRETIME" if "pexpiretime" in self._facts.commands else "PTTL"
 
     @contextlib.contextmanager
-    def _lane(self, number: int) -> Iterator[BatchConnection]:
+    def lane(self, number: int) -> Iterator[BatchConnection]:
+        """A connection in a DB number, with the admin's login."""
         # An answer is one value, or a page of names: what is longer than the server takes back is of no use in a set.
         with BatchConnection(self._server, longest=self._longest + _BATCH_BYTES, working=True) as connection:
             password = self._password.reveal() if self._password is not None else ""
             connection.login(self._server.endpoint.user, password, number)
             yield connection
 
+    def of(self, lane: BatchConnection, prefix: str, keys: Sequence[bytes]) -> dict[bytes, Record]:
+        """What there is of these keys, by their names without the prefix."""
+        begin, when = prefix.encode(), self._when
+        lane.send(words for key in keys for words in (("DUMP", begin + key), (when, begin + key)))
+        received = _received(lane, [begin + key for key in keys], len(begin), when, BatchSize())
+        return {record.key: record for record in received}
+
     def rdb(self) -> int:
         """The RDB version in which the server serializes: that of any payload. Nothing is left behind."""
         key = f"__multidb__:rdb:{time.monotonic_ns()}"
-        with self._lane(0) as connection:
+        with self.lane(0) as connection:
             answers = connection.tell([("SET", key, "", "PX", 10_000), ("DUMP", key), ("DEL", key)])
         for answer in answers:
             if isinstance(answer, ResponseError):
@@ -135,23 +136,35 @@ class Keys:
         return rdb_version(answers[1])
 
     def load(
-        self, number: int, prefix: str, app: str, part: Part, records: Iterable[Record], progress: Progress
+        self,
+        place: tuple[int, str],
+        app: str,
+        records: Iterable[Record],
+        progress: Progress,
+        *,
+        maker: str,
+        total: int | None = None,
     ) -> None:
         """Loads those of the records that have not expired.
+
+        Args:
+            place: DB number and prefix.
+            maker: the server that has serialized the values.
+            total: how many records there are, if that is known.
 
         Raises:
             ArchiveError, ServerError: the server does not take a value, or has no room for it.
         """
         now, loaded, expired, headroom = self._now(), 0, 0, Headroom(self._server, self._client)
-        begin, total = prefix.encode(), part.details.get("keys")
+        number, begin = place[0], place[1].encode()
         with ExitStack() as stack:
-            lanes = deque(stack.enter_context(self._lane(number)) for _ in range(_LANES))
+            lanes = deque(stack.enter_context(self.lane(number)) for _ in range(_LANES))
             waiting: deque[tuple[BatchConnection, int]] = deque()
-            for batch in _by_size(records):
+            for batch in by_size(records):
                 alive = [record for record in batch if record.expiry == NEVER or record.expiry > now]
                 expired += len(batch) - len(alive)
                 if len(waiting) == _LANES:
-                    self._settle(part, *waiting.popleft())
+                    self._settle(maker, *waiting.popleft())
                 unsettled = 1 + len(waiting)  # batches like this one, which the server may not have counted yet
                 headroom.require(unsettled * len(alive), unsettled * sum(len(record.payload) for record in alive))
                 lane = lanes[0]
@@ -162,31 +175,32 @@ class Keys:
                 )
                 waiting.append((lane, len(alive)))
                 if not loaded:  # whether the server takes the first tells mostly whether it takes any
-                    self._settle(part, *waiting.popleft())
+                    self._settle(maker, *waiting.popleft())
                 loaded += len(batch)
-                progress(app, "loading keys", loaded, total if isinstance(total, int) else None)
+                progress(app, "loading keys", loaded, total)
             for lane, count in waiting:
-                self._settle(part, lane, count)
+                self._settle(maker, lane, count)
         if expired:
             progress(app, f"{counted(expired, 'key has', 'keys have')} expired since; left out")
 
-    def _settle(self, part: Part, lane: BatchConnection, count: int) -> None:
+    def _settle(self, maker: str, lane: BatchConnection, count: int) -> None:
         for _ in range(count):
             answer = lane.receive()
             if isinstance(answer, ResponseError):
-                raise self._refused(part, answer)
+                raise self.refused(maker, answer)
 
-    def _refused(self, part: Part, answer: ResponseError) -> Exception:
+    def refused(self, maker: str, answer: ResponseError) -> Exception:
+        """What it means that the server does not take a value."""
         text = redact(str(answer))
         if "DUMP payload version or checksum" in text:
             return ArchiveError(
-                f"the server refuses a value of the set, which {part.server} has made: {text}",
+                f"the server refuses a value that {maker} has serialized: {text}",
                 where=str(self._server),
                 hint=f"take another set, or restore into a server of that version ({NEWER})",
             )
         if text.startswith("OOM"):
             return answer  # the same as anywhere else
-        return ServerError(f"the server refuses a value of the set: {text}", where=str(self._server))
+        return ServerError(f"the server refuses a value that {maker} has serialized: {text}", where=str(self._server))
 
     def _now(self) -> int:
         """The server's time, in milliseconds: it is the server's clock that keys expire by."""
@@ -197,7 +211,7 @@ class Keys:
         """In one transaction removes the keys of DB 0 whose names begin with `old`, and gives that prefix to those of
         `new`. Queued on the server while they are found, so that this process never holds all of them."""
         begin, coming = old.encode(), new.encode()
-        with self._lane(0) as connection, self._another(raw=True) as client:
+        with self.lane(0) as connection, self._another(raw=True) as client:
             connection.ask("MULTI")
             self._queue(connection, ([("UNLINK", key) for key in keys] for keys in scanned(client, _match(old))))
             renamed = Seen()
@@ -217,7 +231,36 @@ class Keys:
                     raise answer
 
 
-class _BatchSize:
+def dumped(
+    opened: Callable[[], AbstractContextManager[BatchConnection]], keys: Iterable[bytes], when: str, skip: int = 0
+) -> Generator[Record, None, None]:
+    """What DUMP gives of each key that is there. Batches are asked of several connections in turn, read in the same
+    order.
+
+    Args:
+        opened: makes a connection.
+        when: the command by which the server tells when a key expires: PEXPIRETIME, or PTTL before Redis 7.
+        skip: bytes that are taken off the beginning of names.
+    """
+    batch_size = BatchSize()
+    with ExitStack() as stack:
+        lanes: deque[BatchConnection] = deque()
+        asked: deque[tuple[BatchConnection, Sequence[bytes]]] = deque()
+        for batch in batches(keys, batch_size):
+            if len(asked) == _LANES:
+                lane, named = asked.popleft()
+                yield from _received(lane, named, skip, when, batch_size)
+                lanes.append(lane)
+            if not lanes:
+                lanes.append(stack.enter_context(opened()))
+            lane = lanes.popleft()
+            lane.send(words for key in batch for words in (("DUMP", key), (when, key)))
+            asked.append((lane, batch))
+        for lane, named in asked:
+            yield from _received(lane, named, skip, when, batch_size)
+
+
+class BatchSize:
     """How many keys are asked for at once: few while they are large, so that neither side has to hold much."""
 
     def __init__(self) -> None:
@@ -248,14 +291,14 @@ def names(lane: BatchConnection, prefix: str) -> Iterator[bytes]:
             return
 
 
-def _batches(keys: Iterable[bytes], batch_size: _BatchSize) -> Iterator[list[bytes]]:
+def batches(keys: Iterable[bytes], batch_size: BatchSize) -> Iterator[list[bytes]]:
     iterator = iter(keys)
     while batch := list(itertools.islice(iterator, batch_size.keys)):
         yield batch
 
 
 def _received(
-    lane: BatchConnection, keys: Sequence[bytes], skip: int, when: str, batch_size: _BatchSize
+    lane: BatchConnection, keys: Sequence[bytes], skip: int, when: str, batch_size: BatchSize
 ) -> Iterator[Record]:
     """The records of a batch. A key that is gone meanwhile is none."""
     now = time.time_ns() // 1_000_000 if when == "PTTL" else 0
@@ -278,7 +321,7 @@ def _received(
     batch_size.saw(len(keys), size)
 
 
-def _by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
+def by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
     """The records in batches that neither side minds to hold. The first is of one, to see whether it is taken."""
     batch: list[Record] = []
     size, most = 0, 1

@@ -356,7 +356,7 @@ def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
             if isinstance(answer, RedisError):
                 raise answer
     info = fields("\n".join(sections))
-    product, version = _product(info)
+    product, version = product_of(info)
     if _numbers(info.get("redis_version", "")) < _FIRST_CHANNEL_RULES:
         raise WrongVersion(
             f"{product} {version} has no ACL users with channel permissions",
@@ -389,11 +389,11 @@ def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
         here=is_here(server, info),
         external=server.external,
         new_users_hear_all=_setting(answers["CONFIG", "GET", "acl-pubsub-default"]) == "allchannels",
-        keys=_keyspace(info),
+        keys=keys_by_number(info),
     )
 
 
-def _product(info: Mapping[str, str]) -> tuple[str, str]:
+def product_of(info: Mapping[str, str]) -> tuple[str, str]:
     """Valkey calls itself Redis 7.2.4 in ``redis_version``, for old clients."""
     if info.get("server_name") == "valkey" or "valkey_version" in info:
         return "Valkey", info.get("valkey_version", "")
@@ -454,8 +454,8 @@ def _claims(rule: Rule) -> list[Claim]:
     return [Claim(rule.user, number) for number in rule.database_numbers]
 
 
-def _keyspace(info: Mapping[str, str]) -> dict[int, int]:
-    """From ``db3:keys=12,expires=0,...``."""
+def keys_by_number(info: Mapping[str, str]) -> dict[int, int]:
+    """From what INFO says: ``db3:keys=12,expires=0,...``."""
     lines = {name: value for name, value in info.items() if re.fullmatch(r"db\d+", name)}
     return {int(name[2:]): int(value.partition("keys=")[2].partition(",")[0]) for name, value in lines.items()}
 

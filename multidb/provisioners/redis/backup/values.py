@@ -1,0 +1,144 @@
+"""Values read by the commands of their types, as commands that make them anew on another server: for two servers of
+which one does not take what the other has serialized (DUMP and RESTORE).
+
+What a value's type has no command for is not in it: when a stream's consumers were last seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from multidb.provisioners.redis.driver.batch_connection import BatchConnection
+
+__all__ = ["KINDS", "Words", "first_page", "making"]
+
+Words = tuple[Any, ...]
+"""One command."""
+
+_PAGE: Final = 1_000  # elements that are asked for at a time
+_PAGES: Final[dict[bytes, tuple[Any, ...]]] = {
+    b"string": ("GET",),
+    b"hash": ("HSCAN", b"0", "COUNT", _PAGE),
+    b"list": ("LRANGE", 0, _PAGE - 1),
+    b"set": ("SSCAN", b"0", "COUNT", _PAGE),
+    b"zset": ("ZRANGE", 0, _PAGE - 1, "WITHSCORES"),
+    b"stream": ("XRANGE", "-", "+", "COUNT", _PAGE),
+}
+KINDS: Final = frozenset(_PAGES)
+"""What TYPE says of the values that can be made anew."""
+
+
+def first_page(key: bytes, kind: bytes) -> Words:
+    """The command that reads the value of this kind, or its first elements."""
+    command, *rest = _PAGES[kind]
+    return (command, key, *rest)
+
+
+def making(
+    lane: BatchConnection, key: bytes, kind: bytes, answer: Any, target: bytes, *, fields_expire: bool
+) -> Iterator[Sequence[Words]]:
+    """The commands that make the value under another name, where there is nothing, some at a time.
+
+    Args:
+        lane: leads to the server that has the value.
+        answer: that to `first_page`.
+        fields_expire: whether fields of hashes may have an expiry, on both servers.
+    """
+    match kind:
+        case b"string":
+            yield [("SET", target, answer)]
+        case b"hash":
+            yield from _hash(lane, key, answer, target, fields_expire)
+        case b"set":
+            for elements in _scanned(lane, "SSCAN", key, answer, 1):
+                yield [("SADD", target, *(element for [element] in elements))]
+        case b"list":
+            for values in _ranged(lane, key, answer, kind):
+                yield [("RPUSH", target, *values)]
+        case b"zset":
+            for values in _ranged(lane, key, answer, kind):
+                scores = zip(values[1::2], values[::2], strict=True)
+                yield [("ZADD", target, *(word for pair in scores for word in pair))]
+        case b"stream":
+            yield from _stream(lane, key, answer, target)
+
+
+def _scanned(lane: BatchConnection, command: str, key: bytes, answer: Any, width: int) -> Iterator[list[list[bytes]]]:
+    """The elements in pages; those of a value that comes in one page in order, so that it is made alike each time."""
+    whole = answer[0] == b"0"
+    while True:
+        cursor, words = answer
+        elements = [words[at : at + width] for at in range(0, len(words), width)]
+        if elements:
+            yield sorted(elements) if whole else elements
+        if cursor == b"0":
+            return
+        answer = lane.ask(command, key, cursor, "COUNT", _PAGE)
+
+
+def _ranged(lane: BatchConnection, key: bytes, answer: Any, kind: bytes) -> Iterator[list[bytes]]:
+    command, *rest = _PAGES[kind][0], *_PAGES[kind][3:]
+    start, width = 0, 2 if rest else 1
+    while answer:
+        yield answer
+        if len(answer) < _PAGE * width:
+            return
+        start += _PAGE
+        answer = lane.ask(command, key, start, start + _PAGE - 1, *rest)
+
+
+def _hash(
+    lane: BatchConnection, key: bytes, answer: Any, target: bytes, fields_expire: bool
+) -> Iterator[Sequence[Words]]:
+    for pairs in _scanned(lane, "HSCAN", key, answer, 2):
+        commands: list[Words] = [("HSET", target, *(word for pair in pairs for word in pair))]
+        if fields_expire:
+            fields = [field for field, _ in pairs]
+            moments = lane.ask("HPEXPIRETIME", key, "FIELDS", len(fields), *fields)
+            commands += [
+                ("HPEXPIREAT", target, moment, "FIELDS", 1, field)
+                for field, moment in zip(fields, moments or (), strict=False)
+                if moment > 0
+            ]
+        yield commands
+
+
+def _stream(lane: BatchConnection, key: bytes, answer: Any, target: bytes) -> Iterator[Sequence[Words]]:
+    described = _named(lane.ask("XINFO", "STREAM", key))
+    if not answer:  # there is no other way to make one with nothing in it
+        yield [("XADD", target, "0-1", "", ""), ("XDEL", target, "0-1")]
+    while answer:
+        yield [("XADD", target, entry, *words) for entry, words in answer if words]
+        last = answer[-1][0]
+        answer = lane.ask("XRANGE", key, b"(" + last, "+", "COUNT", _PAGE) if len(answer) == _PAGE else []
+    history = ("ENTRIESADDED", described[b"entries-added"], "MAXDELETEDID", described[b"max-deleted-entry-id"])
+    yield [("XSETID", target, described[b"last-generated-id"], *(history if b"entries-added" in described else ()))]
+    for group in map(_named, lane.ask("XINFO", "GROUPS", key)):
+        yield from _group(lane, key, target, group)
+
+
+def _group(lane: BatchConnection, key: bytes, target: bytes, group: dict[bytes, Any]) -> Iterator[Sequence[Words]]:
+    name, read = group[b"name"], group.get(b"entries-read")
+    counted = ("ENTRIESREAD", read) if read is not None else ()
+    consumers = [_named(consumer)[b"name"] for consumer in lane.ask("XINFO", "CONSUMERS", key, name)]
+    yield [
+        ("XGROUP", "CREATE", target, name, group[b"last-delivered-id"], *counted),
+        *(("XGROUP", "CREATECONSUMER", target, name, consumer) for consumer in consumers),
+    ]
+    start = b"-"
+    seconds, micros = map(int, lane.ask("TIME"))
+    while pending := lane.ask("XPENDING", key, name, start, "+", _PAGE):
+        for entry, consumer, idle, deliveries in pending:
+            moment = seconds * 1000 + micros // 1000 - idle
+            claim = ("XCLAIM", target, name, consumer, 0, entry)
+            yield [(*claim, "TIME", moment, "RETRYCOUNT", deliveries, "FORCE", "JUSTID")]
+        start = b"(" + pending[-1][0]
+
+
+def _named(words: Sequence[Any]) -> dict[bytes, Any]:
+    if isinstance(words, ResponseError):
+        raise words
+    return dict(zip(words[::2], words[1::2], strict=True))

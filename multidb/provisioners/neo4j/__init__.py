@@ -77,6 +77,8 @@ from multidb.model import (
     Health,
     HostedServer,
     Hosting,
+    ImportOptions,
+    ImportSource,
     Probe,
     Provisioner,
     Querying,
@@ -85,6 +87,7 @@ from multidb.model import (
     Scanning,
     Server,
     Session,
+    SourceLocation,
     TakeOffline,
     Tenant,
 )
@@ -132,6 +135,12 @@ def _archive(server: Server, admin: Secret | None, application: str, take_offlin
     from multidb.provisioners.neo4j.backup.archive import Neo4jArchive
 
     return Neo4jArchive(server, admin, application, take_offline)
+
+
+def _source(location: SourceLocation, _: ImportOptions) -> ImportSource:
+    from multidb.provisioners.neo4j.backup.source import source
+
+    return source(location)
 
 
 def _processes(hosting: Hosting) -> Sequence[HostedServer]:
@@ -186,6 +195,7 @@ PROVISIONER = Provisioner(
     check_health=_check_health,
     probe=_probe,
     archive=_archive,
+    source=_source,
     address=Neo4jAddress,
     processes=_processes,
     admin_password=ADMIN_PASSWORD,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final, Self
 
@@ -27,6 +28,8 @@ from multidb.model import (
     App,
     ArchiveReader,
     ArchiveWriter,
+    Checkpoint,
+    ImportSource,
     Measures,
     Offline,
     Owner,
@@ -37,13 +40,16 @@ from multidb.model import (
     Server,
     Statement,
     StoreContext,
+    Survey,
     TakeOffline,
     unwatched,
 )
-from multidb.provisioners.neo4j.backup.graph import UNIQUE, Graph, Survey
+from multidb.provisioners.neo4j.backup.graph import UNIQUE, Graph, Reading
 from multidb.provisioners.neo4j.backup.graph_file import FILE, FORMAT, HEAD, read, write
 from multidb.provisioners.neo4j.backup.places import dropping, making, place_name, places, roles_of
+from multidb.provisioners.neo4j.backup.source import DumpSource, GraphSource
 from multidb.provisioners.neo4j.driver.connection import Bolt
+from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
 from multidb.provisioners.neo4j.provision.options import ServerOptions
 from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, user_names
 from multidb.provisioners.neo4j.provision.session import Neo4jSession, connect
@@ -54,6 +60,8 @@ __all__ = ["DUMP_FORMAT", "Neo4jArchive"]
 
 _DUMP: Final = "neo4j.dump"
 DUMP_FORMAT: Final = "neo4j-admin dump"
+
+_BEGUN, _WHOLE = "begun", "whole"  # parts of an import
 
 _NO_ROOM: Final = "a Neo4j without databases has room for one graph"
 
@@ -71,7 +79,7 @@ class Neo4jArchive:
         self._server = server
         self._login = (server, admin, application)
         self._take_offline = take_offline
-        self._foreseen: Survey | None = None
+        self._foreseen: Reading | None = None
 
     def __enter__(self) -> Self:
         self._connect()
@@ -177,6 +185,38 @@ class Neo4jArchive:
         with self._bolt.explained():
             return places(roles_of(self._bolt), app, context.project)
 
+    # Graphs from elsewhere
+
+    def survey(self, app: App, context: StoreContext, source: ImportSource) -> Survey:
+        """A dump is loaded only where the server can be stopped for it."""
+        survey = source.survey(app, context)
+        if isinstance(source, DumpSource) and self._take_offline is None:
+            hint = f"load it into a server elsewhere, and import from its URL (--from-neo4j {Neo4jAddress.example()})"
+            return replace(survey, obstacles=(*survey.obstacles, f"multidb cannot stop this server to load it: {hint}"))
+        return survey
+
+    def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:
+        """Copies nodes, then relationships, then constraints and indexes. A run that goes on begins anew in an empty
+        place: which node here was which there is known to nobody any more."""
+        before = done.done()
+        if _WHOLE in before:
+            return
+        if isinstance(source, DumpSource):
+            if self._take_offline is None:
+                raise self._unstoppable("the file")
+            self._load_dump(place, source, progress)
+        elif isinstance(source, GraphSource):
+            graph, facts = self._graph(place), self._session.facts
+            if _BEGUN in before:
+                graph.empty()
+            elif not graph.is_empty():
+                raise self._occupied(place)
+            done.add(_BEGUN)
+            graph.load(source.lines(facts, shared=graph.shared), source.total(), progress)
+        else:
+            raise TypeError(f"{type(source).__name__} is no source of a graph")
+        done.add(_WHOLE)
+
     # Where things are
 
     @property
@@ -194,7 +234,7 @@ class Neo4jArchive:
 
     # Dumps of neo4j-admin
 
-    def _dump(self, place: Place, survey: Survey, writer: ArchiveWriter, progress: Progress) -> Survey:
+    def _dump(self, place: Place, survey: Reading, writer: ArchiveWriter, progress: Progress) -> Reading:
         """Dumps the database, and gives the survey that is true of the dump. The app's logins are off."""
         if self._graph(place).bookmark() != survey.moment:  # it has written before they were
             survey = self._graph(place).survey(progress)
@@ -208,7 +248,7 @@ class Neo4jArchive:
             )
         return survey
 
-    def _load_dump(self, place: Place, reader: ArchiveReader, progress: Progress) -> None:
+    def _load_dump(self, place: Place, reader: ArchiveReader | DumpSource, progress: Progress) -> None:
         if not self.is_empty(place):
             raise self._occupied(place)
         progress(place.app.id, "loading the dump")
@@ -234,11 +274,7 @@ class Neo4jArchive:
                 hint="restore it with the multidb that made it",
             )
         if part.format == DUMP_FORMAT and self._take_offline is None:
-            raise Refused(
-                "the part is a dump of neo4j-admin, and multidb cannot stop this server to load it",
-                where=str(self._server),
-                hint="load it by hand (docs/restore-by-hand.md), or make a set with servers.neo4j.backup: export",
-            )
+            raise self._unstoppable("the part")
         if _release(made_by) > _release(facts.version):
             raise WrongVersion(
                 f"runs Neo4j {facts.version}, and the part was made by {made_by}",
@@ -253,6 +289,13 @@ class Neo4jArchive:
                 where=str(self._server),
                 hint="restore it on Neo4j Enterprise",
             )
+
+    def _unstoppable(self, what: str) -> Refused:
+        return Refused(
+            f"{what} is a dump of neo4j-admin, and multidb cannot stop this server to load it",
+            where=str(self._server),
+            hint="load it by hand (docs/restore-by-hand.md), or make a set with servers.neo4j.backup: export",
+        )
 
     def _run(self, statements: Sequence[Statement]) -> None:
         list(self._session.run(statements, MemorySecretStore()))

@@ -21,7 +21,7 @@ from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.cypher import makes_schema, quoted, requoted
 from multidb.provisioners.neo4j.provision.resources import read_mark
 
-__all__ = ["FETCHED", "BATCH", "LARGEST_EXCHANGE", "UNIQUE", "Graph", "Survey", "decoded"]
+__all__ = ["FETCHED", "BATCH", "LARGEST_EXCHANGE", "UNIQUE", "Graph", "Reading", "decoded"]
 
 LARGEST_EXCHANGE: Final = 200_000
 FETCHED: Final = 1_000  # rows asked for at once
@@ -43,7 +43,7 @@ _Run = Callable[[_Work], Sequence[Sequence[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Reading:
     """What was read of a graph from beginning to end.
 
     Args:
@@ -72,11 +72,16 @@ class Graph:
         self._app = app
         self._label = app if shared else None
 
+    @property
+    def shared(self) -> bool:
+        """Whether others have nodes in the same database."""
+        return self._label is not None
+
     def is_empty(self) -> bool:
         """Whether there is no node."""
         return not self._ask(f"MATCH {_node(self._label)} RETURN 1 AS one LIMIT 1")
 
-    def survey(self, progress: Progress, keep: Callable[[Line], None] = lambda line: None) -> Survey:
+    def survey(self, progress: Progress, keep: Callable[[Line], None] = lambda line: None) -> Reading:
         """Reads everything and measures it. `keep` gets each line that counts."""
         constraints: set[str] = set()
         with Numbers() as numbers:
@@ -89,7 +94,7 @@ class Graph:
                     constraints.add(line["type"])
                 if done % FETCHED == 0:
                     progress(self._app, "reading the graph", done, total)
-            return Survey(before, tally.measures(), tally.end(), sorted(constraints))
+            return Reading(before, tally.measures(), tally.end(), sorted(constraints))
 
     def lines(self) -> Iterator[Line]:
         """Everything there is, in the order of the file, read as it comes."""
@@ -107,9 +112,9 @@ class Graph:
                 ends = {"from": _number(start), "to": _number(end)}
                 yield {"relationship": kind, **ends, "properties": self._encoded(element, *values)}
         if self._label is None:
-            yield from self._schema()
+            yield from self.schema()
 
-    def _schema(self) -> Iterator[Line]:
+    def schema(self) -> Iterator[Line]:
         """Constraints and indexes, without those that come by themselves and our mark."""
         columns = "name, type, entityType, labelsOrTypes, properties, createStatement"
         for row in self._ask(f"SHOW CONSTRAINTS YIELD {columns}"):
@@ -220,7 +225,7 @@ class Graph:
                 hint="restore another set",
             )
         self._drop_schema(keep={line["create"] for line in schema})
-        there = {line["create"] for line in self._schema()}
+        there = {line["create"] for line in self.schema()}
         self._make_schema([line for line in schema if line["create"] not in there])
 
     def _make_schema(self, schema: Sequence[Line]) -> None:
@@ -230,15 +235,16 @@ class Graph:
             self._ask("CALL db.awaitIndexes($seconds)", {"seconds": int(_INDEXING)}, _INDEXING)
 
     def _drop_schema(self, keep: Iterable[str] = ()) -> None:
-        for line in list(self._schema()):
+        for line in list(self.schema()):
             if line["create"] not in set(keep):
                 kind = "constraint" if "constraint" in line else "index"
                 self._ask(f"DROP {kind.upper()} {quoted(line[kind])} IF EXISTS")
 
     def empty(self) -> None:
-        """Takes all of the database away, many transactions."""
-        self._drop_schema()
-        text = "MATCH (n) CALL { WITH n DETACH DELETE n } IN TRANSACTIONS OF 10000 ROWS"
+        """Takes away all that is the app's, in many transactions."""
+        if self._label is None:
+            self._drop_schema()
+        text = f"MATCH {_node(self._label)} CALL {{ WITH n DETACH DELETE n }} IN TRANSACTIONS OF 10000 ROWS"
         self._ask(text, seconds=_DELETING)
 
     # Talking to the server: an error of the driver is explained here, where no error of the set's files can be meant.

@@ -57,6 +57,8 @@ from multidb.model import (
     Health,
     HostedServer,
     Hosting,
+    ImportOptions,
+    ImportSource,
     Probe,
     Provisioner,
     Querying,
@@ -65,6 +67,7 @@ from multidb.model import (
     Scanning,
     Server,
     Session,
+    SourceLocation,
     TakeOffline,
     Tenant,
 )
@@ -107,6 +110,12 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     from multidb.provisioners.qdrant.isolation.audit import probe
 
     return probe(attacker, victims)
+
+
+def _source(location: SourceLocation, options: ImportOptions) -> ImportSource:
+    from multidb.provisioners.qdrant.backup.source import source
+
+    return source(location, options)
 
 
 def _processes(hosting: Hosting) -> Sequence[HostedServer]:
@@ -173,6 +182,8 @@ PROVISIONER = Provisioner(
     check_health=_check_health,
     probe=_probe,
     archive=_archive,
+    source=_source,
+    source_options=("pattern", "prefix", "name"),
     reserved=(f"{resources.OWN_PREFIX}*",),
     own=(f"{resources.OWN_PREFIX}*",),
     address=QdrantAddress,

@@ -75,13 +75,13 @@ class Points:
 @given(st.lists(st.integers(1, 100), max_size=60), st.integers(1, 40))
 def test_every_point_comes_once_whatever_they_weigh(sizes: list[int], size: int) -> None:
     collection = Points(sizes, 100)
-    found = [point["id"] for page in pages(SERVER, collection, "c", size) for point in page]
+    found = [point["id"] for page in pages(SERVER, collection, "c", size) for point in page.points]
     assert found == list(range(len(sizes)))
 
 
 def test_a_few_large_points_do_not_make_all_pages_small() -> None:
     collection = Points([90, 90, 90, *[1] * 5_000], 100)
-    assert sum(len(page) for page in pages(SERVER, collection, "c", 100)) == 5_003
+    assert sum(len(page.points) for page in pages(SERVER, collection, "c", 100)) == 5_003
     assert collection.asked < 100
 
 

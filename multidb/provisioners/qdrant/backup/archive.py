@@ -14,11 +14,13 @@ from dataclasses import replace
 from typing import Any, BinaryIO, Final, Self
 
 from multidb import __version__
-from multidb.errors import ArchiveError, Conflict, WrongVersion
+from multidb.errors import ArchiveError, WrongVersion
 from multidb.model import (
     App,
     ArchiveReader,
     ArchiveWriter,
+    Checkpoint,
+    ImportSource,
     Measures,
     Owner,
     Part,
@@ -27,19 +29,18 @@ from multidb.model import (
     Progress,
     Server,
     StoreContext,
-    listed,
+    Survey,
     unwatched,
 )
 from multidb.provisioners.qdrant.backup.configuration import (
     alike,
     creation,
-    index_calls,
     indexes,
     settings,
-    unkept,
-    without_limits,
 )
-from multidb.provisioners.qdrant.backup.entries import POINTS, SNAPSHOT, entries_of, renamed
+from multidb.provisioners.qdrant.backup.entries import POINTS, SNAPSHOT, entries_of
+from multidb.provisioners.qdrant.backup.intake import Intake
+from multidb.provisioners.qdrant.backup.making import Maker, mark_of, not_the_apps
 from multidb.provisioners.qdrant.backup.places import Collections, PlaceMark
 from multidb.provisioners.qdrant.backup.points import (
     Fingerprint,
@@ -49,7 +50,9 @@ from multidb.provisioners.qdrant.backup.points import (
     with_tenant,
     write_lines,
 )
+from multidb.provisioners.qdrant.backup.snapshot_file import SnapshotSource
 from multidb.provisioners.qdrant.backup.snapshots import WORK_SECONDS, Snapshot, Snapshots
+from multidb.provisioners.qdrant.backup.source import CollectionsSource
 from multidb.provisioners.qdrant.driver.connection import open_transport
 from multidb.provisioners.qdrant.driver.transport import Http, Reply, Transport, expect
 from multidb.provisioners.qdrant.provision.catalog import Catalog
@@ -83,6 +86,7 @@ class QdrantArchive:
     def __enter__(self) -> Self:
         self._transport, self._facts = open_transport(self._server, self._admin)
         self._catalog = Catalog(self._server, self._transport)
+        self._maker = Maker(self._server, self._must, self._catalog, local=self._facts.local)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -145,17 +149,17 @@ class QdrantArchive:
         self._require_loadable(part)
         old_app, old_tenant = str(part.details["app"]), str(part.details["tenant"])
         for entry in entries_of(part):
-            name = self._made(place, entry, old_app)
+            name = self._maker.made(Collections.of(place), entry, old_app)
             progress(str(self._server.name), f"loading {name}")
             with reader.file(str(entry["file"])) as source:
                 if part.format == SNAPSHOT:
                     self._snapshots.recover(name, _chunks(source), str(entry["sha256"]))
                     self._retenanted(name, old_tenant, place.app.tenant_id)
                 else:
-                    self._index(name, entry)
+                    self._maker.index(name, entry)
                     self._loaded(name, source, str(entry["file"]), old_tenant, place.app.tenant_id)
-            self._index(name, entry)
-            self._require_kept(name, entry, part)
+            self._maker.index(name, entry)
+            self._maker.require_kept(name, entry, part.server)
 
     def measure(self, place: Place) -> Measures:
         """Counts and fingerprints, by the types of content."""
@@ -196,6 +200,27 @@ class QdrantArchive:
         kinds = sorted({mark.kind for mark, _ in self._marked().values() if mark.owner == owner})
         return [Collections.at(kind, app, context.project) for kind in kinds]
 
+    # Collections from elsewhere
+
+    def survey(self, app: App, context: StoreContext, source: ImportSource) -> Survey:
+        """What the source says, and what this server has against a snapshot."""
+        survey = source.survey(app, context)
+        if isinstance(source, SnapshotSource) and self._facts.local:
+            no = "local mode takes no snapshot: recover it on a server elsewhere, and import from its URL"
+            return replace(survey, obstacles=(*survey.obstacles, no))
+        return survey
+
+    def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:
+        """Collection by collection, with checkpoints in between and after 10,000 points."""
+        there = {mark.type: name for name, mark in self._marks(place).items()}
+        intake = Intake(self._server, self._transport, self._maker, Collections.of(place), there)
+        if isinstance(source, SnapshotSource):
+            intake.recover(source, self._snapshots, done, progress)
+        elif isinstance(source, CollectionsSource):
+            intake.copy(source, done, progress, local=self._facts.local)
+        else:
+            raise TypeError(f"{type(source).__name__} is no source of collections")
+
     # What is where
 
     def _live(self, owner: Owner) -> dict[str, tuple[str, Mapping[str, Any]]]:
@@ -235,9 +260,9 @@ class QdrantArchive:
         total = details.get("points_count")
         with closing(pages(self._server, self._transport, name, page_size(details))) as reading:
             for page in reading:
-                fingerprint.add(page)
+                fingerprint.add(page.points)
                 if out is not None:
-                    write_lines(out, page)
+                    write_lines(out, page.points)
                 progress(self._server.name, f"reading {name}", fingerprint.count, total)
         return fingerprint
 
@@ -266,10 +291,7 @@ class QdrantArchive:
             self._must(Call("DELETE", path_of(copy), {}))
 
     def _measures(self, kind: str, details: Mapping[str, Any], fingerprint: Fingerprint) -> Measures:
-        fingerprints = {f"points {kind}": fingerprint.points}
-        if not (self._facts.local and _has_cosine(details)):
-            fingerprints[f"vectors {kind}"] = fingerprint.vectors
-        return Measures({f"points {kind}": fingerprint.count}, fingerprints)
+        return fingerprint.measures(kind, details, local=self._facts.local)
 
     def _has_points(self, name: str) -> bool:
         """Read, not counted: an exact count is refused where `search_allow_exact` is false."""
@@ -316,42 +338,6 @@ class QdrantArchive:
                 hint=f"restore it on a server of that version; or {other}",
             )
 
-    def _made(self, place: Place, entry: Mapping[str, Any], old_app: str) -> str:
-        """The collection of the place for one entry of a part, made unless it is there."""
-        kept = entry.get("settings") or {}
-        created = {**entry["created"], **without_limits(kept)}
-        owner = Collections.of(place).owner
-        if place.kind is PlaceKind.LIVE:
-            name, metadata = collection_name(owner.app, str(entry["type"])), _mark_of(owner)
-            there = self._catalog.described([name]).get(name)
-            if there is not None and owner_of(there) != owner:
-                raise _not_the_apps(self._server, name, owner)
-            if there is not None:
-                return name
-        else:
-            aliases = renamed(entry["aliases"], old_app, place.app.id)
-            mark = PlaceMark(place.kind, owner, str(entry["type"]), aliases=aliases, settings=kept)
-            name, metadata = mark.collection, mark.metadata
-        self._must(Call("PUT", path_of(name), {**created, "metadata": metadata}))
-        return name
-
-    def _index(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Makes the payload indexes that the entry has and the collection has not; local mode keeps none."""
-        schema = {} if self._facts.local else entry.get("indexes") or {}
-        if schema:
-            there = indexes(self._catalog.described([name])[name])
-            for body in index_calls(schema, there):
-                self._must(Call("PUT", f"{path_of(name)}/index?wait=true", body))
-
-    def _require_kept(self, name: str, entry: Mapping[str, Any], part: Part) -> None:
-        lost = [] if self._facts.local else unkept(entry, self._catalog.described([name])[name])
-        if lost:
-            raise WrongVersion(
-                f"collection {name} of {part.server} has what this server does not keep: {listed(lost)}",
-                where=str(self._server),
-                hint="restore it on a server of that version",
-            )
-
     def _loaded(self, name: str, source: BinaryIO, file: str, old: str, new: str) -> None:
         size = page_size(self._catalog.described([name])[name])
         for batch in read_lines(source, file, size):
@@ -371,7 +357,7 @@ class QdrantArchive:
         new = [mark for mark, _ in self._marked().values() if mark.owner == owner and mark.kind is PlaceKind.NEW]
         for name, details in self._catalog.described([collection_name(owner.app, mark.type) for mark in new]).items():
             if owner_of(details) != owner:
-                raise _not_the_apps(self._server, name, owner)
+                raise not_the_apps(self._server, name, owner)
 
     def _mark(self, place: Place, *, replacing: bool) -> None:
         """Also writes down the names that lead to the live collections now, which would go with them."""
@@ -403,7 +389,7 @@ class QdrantArchive:
     def _become(self, name: str, details: Mapping[str, Any], mark: PlaceMark) -> None:
         live = collection_name(mark.owner.app, mark.type)
         there = self._catalog.described([live]).get(live)
-        metadata = _mark_of(mark.owner) | mark.settings.get("metadata", {})
+        metadata = mark_of(mark.owner) | mark.settings.get("metadata", {})
         if there is None or self._facts.local or not alike(there, details, mark.settings):
             self._must(Call("DELETE", path_of(live), {}))
             made = creation(details, local=self._facts.local)
@@ -411,8 +397,8 @@ class QdrantArchive:
         if self._facts.local:
             with closing(pages(self._server, self._transport, name, page_size(details))) as reading:
                 for page in reading:
-                    if page:
-                        self._must(Call("PUT", f"{path_of(live)}/points", {"points": page}))
+                    if page.points:
+                        self._must(Call("PUT", f"{path_of(live)}/points", {"points": page.points}))
         else:
             with self._snapshots.taken(name) as snapshot, snapshot.bytes() as chunks:
                 self._snapshots.recover(live, chunks, snapshot.sha256)
@@ -443,27 +429,9 @@ class QdrantArchive:
         return expect(self._server, self._transport.send(call, seconds=WORK_SECONDS))
 
 
-def _not_the_apps(server: Server, name: str, owner: Owner) -> Conflict:
-    return Conflict(
-        f"collection {name} is not {owner.app}'s by its mark",
-        where=str(server),
-        hint=f"take it over first: multidb apply --adopt {owner.app}",
-    )
-
-
-def _mark_of(owner: Owner) -> dict[str, Any]:
-    return {"multidb": {"project": owner.project, "app": owner.app}}
-
-
 def _chunks(source: BinaryIO) -> Iterator[bytes]:
     while chunk := source.read(_CHUNK):
         yield chunk
-
-
-def _has_cosine(details: Mapping[str, Any]) -> bool:
-    vectors = details["config"]["params"].get("vectors") or {}
-    dense = [vectors] if isinstance(vectors.get("size"), int) else list(vectors.values())
-    return any(str(vector["distance"]).lower() == "cosine" for vector in dense)
 
 
 def _same_count(before: Mapping[str, int], after: Mapping[str, int], name: str) -> bool:

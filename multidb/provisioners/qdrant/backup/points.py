@@ -9,16 +9,27 @@ import time
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from math import nan
 from typing import Any, BinaryIO, Final
 
 from multidb.errors import ArchiveError
-from multidb.model import Server
+from multidb.model import Measures, Server
 from multidb.provisioners.qdrant.driver.transport import AnswerTooLarge, Transport, expect
 from multidb.provisioners.qdrant.provision.options import TENANT_FIELD
 from multidb.provisioners.qdrant.provision.statements import Call, path_of
 
-__all__ = ["LARGEST_ANSWER", "Fingerprint", "page_size", "pages", "read_lines", "with_tenant", "write_lines"]
+__all__ = [
+    "LARGEST_ANSWER",
+    "Fingerprint",
+    "Page",
+    "Point",
+    "page_size",
+    "pages",
+    "read_lines",
+    "with_tenant",
+    "write_lines",
+]
 
 Point = Mapping[str, Any]
 
@@ -41,16 +52,26 @@ def page_size(details: Mapping[str, Any]) -> int:
     return max(1, min(_MOST, int(limit), _COMPONENTS // max(components, 1)))
 
 
-def pages(server: Server, transport: Transport, collection: str, size: int) -> Generator[Sequence[Point], None, None]:
-    """All points, `size` at a time, or fewer where they have more payload than we take at once. The next page is
-    fetched from a server while the last one is looked at.
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some points, and where the next ones begin; None: these are the last."""
+
+    points: Sequence[Point]
+    following: Any
+
+
+def pages(
+    server: Server, transport: Transport, collection: str, size: int, offset: Any = None
+) -> Generator[Page, None, None]:
+    """All points (from `offset` on), `size` at a time, or fewer where they have more payload than we take at once. The
+    next page is fetched from a server while the last one is looked at.
 
     Raises:
         ArchiveError: a single point is too large.
     """
     target, limit = f"{path_of(collection)}/points/scroll", size
 
-    def fetch(offset: Any) -> Mapping[str, Any]:
+    def fetch(offset: Any) -> Page:
         nonlocal limit
         while True:
             body = {"limit": limit, "with_payload": True, "with_vector": True} | ({"offset": offset} if offset else {})
@@ -62,22 +83,22 @@ def pages(server: Server, transport: Transport, collection: str, size: int) -> G
                 limit = max(1, limit // 8)
             else:
                 limit = min(size, limit * 2)
-                return page
+                return Page(page["points"], page["next_page_offset"])
 
     if not transport.several:
-        page = fetch(None)
+        page = fetch(offset)
         while True:
-            yield page["points"]
-            if page["next_page_offset"] is None:
+            yield page
+            if page.following is None:
                 return
-            page = fetch(page["next_page_offset"])
+            page = fetch(page.following)
     with ThreadPoolExecutor(1, thread_name_prefix="qdrant") as ahead:
-        page = fetch(None)
-        while page["next_page_offset"] is not None:
-            coming = ahead.submit(fetch, page["next_page_offset"])
-            yield page["points"]
+        page = fetch(offset)
+        while page.following is not None:
+            coming = ahead.submit(fetch, page.following)
+            yield page
             page = coming.result()
-        yield page["points"]
+        yield page
 
 
 def _too_large(server: Server, collection: str, offset: Any) -> ArchiveError:
@@ -178,6 +199,18 @@ class Fingerprint:
             self._points += _number(identity, text)
             self._vectors += _number(identity, *_canonical(_vectors(point)))
 
+    def measures(self, kind: str, details: Mapping[str, Any], *, local: bool) -> Measures:
+        """Under the names of a type of content.
+
+        Args:
+            details: what is said of the collection.
+            local: by local mode, whose vectors of cosine distance are left out.
+        """
+        fingerprints = {f"points {kind}": self.points}
+        if not (local and _has_cosine(details)):
+            fingerprints[f"vectors {kind}"] = self.vectors
+        return Measures({f"points {kind}": self.count}, fingerprints)
+
     @property
     def points(self) -> str:
         """The digest of ids and payloads."""
@@ -187,6 +220,12 @@ class Fingerprint:
     def vectors(self) -> str:
         """The digest of ids and vectors."""
         return f"{self._vectors % _MODULUS:032x}"
+
+
+def _has_cosine(details: Mapping[str, Any]) -> bool:
+    vectors = details["config"]["params"].get("vectors") or {}
+    dense = [vectors] if isinstance(vectors.get("size"), int) else list(vectors.values())
+    return any(str(vector["distance"]).lower() == "cosine" for vector in dense)
 
 
 def _vectors(point: Point) -> Any:

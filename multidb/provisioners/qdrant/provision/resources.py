@@ -43,6 +43,7 @@ __all__ = [
     "admitted_names",
     "alternates",
     "app_of",
+    "collection",
     "collection_name",
     "derived_names",
     "given",
@@ -274,9 +275,9 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
         owner = Owner(context.project, app.id)
         for kind, collection_options in _options(app).collections.items():
             name = collection_name(app.id, kind)
-            collection = _collection(name, owner, collection_options, plain=facts.local)
+            described = collection(name, owner, collection_options, plain=facts.local)
             resources.append(
-                _made_read_only(collection) if app.id in context.read_only and not facts.local else collection
+                _made_read_only(described) if app.id in context.read_only and not facts.local else described
             )
             if not facts.local:
                 resources += _indexes(name, app.id, collection_options)
@@ -379,8 +380,9 @@ def _require_sharing(options: ServerOptions, context: StoreContext) -> None:
         )
 
 
-def _collection(name: str, owner: Owner, options: CollectionOptions, *, plain: bool) -> Collection:
-    collection = Collection(
+def collection(name: str, owner: Owner, options: CollectionOptions, *, plain: bool) -> Collection:
+    """A collection as the manifest describes it; `plain`: without its settings, which local mode has not."""
+    described = Collection(
         name=name,
         app=owner.app,
         owner=owner,
@@ -388,10 +390,10 @@ def _collection(name: str, owner: Owner, options: CollectionOptions, *, plain: b
         sparse=tuple(SparseVector(key, value.modifier or "none") for key, value in sorted(options.sparse.items())),
     )
     if plain:
-        return collection
+        return described
     places = {key: value.on_disk for key, value in options.vectors.items()} or {"": options.on_disk}
     return dataclasses.replace(
-        collection,
+        described,
         shard_number=options.shard_number,
         vectors_on_disk=_settings(places),
         sparse_on_disk=_settings({key: value.on_disk for key, value in options.sparse.items()}),

@@ -1,0 +1,88 @@
+"""Collections made as a set, or another Qdrant, describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from multidb.errors import Conflict, WrongVersion
+from multidb.model import Owner, PlaceKind, Server, listed
+from multidb.provisioners.qdrant.backup.configuration import index_calls, indexes, unkept, without_limits
+from multidb.provisioners.qdrant.backup.entries import renamed
+from multidb.provisioners.qdrant.backup.places import Collections, PlaceMark
+from multidb.provisioners.qdrant.driver.transport import Reply
+from multidb.provisioners.qdrant.provision.catalog import Catalog
+from multidb.provisioners.qdrant.provision.resources import collection_name, owner_of
+from multidb.provisioners.qdrant.provision.statements import Call, path_of
+
+__all__ = ["Maker", "mark_of", "not_the_apps"]
+
+
+class Maker:
+    """Makes collections on one server.
+
+    Args:
+        must: sends a call that has to succeed.
+        local: it is local mode, which keeps no payload indexes.
+    """
+
+    def __init__(self, server: Server, must: Callable[[Call], Reply], catalog: Catalog, *, local: bool) -> None:
+        self._server = server
+        self._catalog = catalog
+        self._local = local
+        self.must = must
+
+    def made(self, place: Collections, entry: Mapping[str, Any], old_app: str) -> str:
+        """The collection of the place for one entry of a part, made unless it is there."""
+        kept = entry.get("settings") or {}
+        created = {**entry["created"], **without_limits(kept)}
+        owner = place.owner
+        if place.kind is PlaceKind.LIVE:
+            name, metadata = collection_name(owner.app, str(entry["type"])), mark_of(owner)
+            there = self._catalog.described([name]).get(name)
+            if there is not None and owner_of(there) != owner:
+                raise not_the_apps(self._server, name, owner)
+            if there is not None:
+                return name
+        else:
+            aliases = renamed(entry["aliases"], old_app, place.app.id)
+            mark = PlaceMark(place.kind, owner, str(entry["type"]), aliases=aliases, settings=kept)
+            name, metadata = mark.collection, mark.metadata
+        self.must(Call("PUT", path_of(name), {**created, "metadata": metadata}))
+        return name
+
+    def index(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Makes the payload indexes that the entry has and the collection has not."""
+        schema = {} if self._local else entry.get("indexes") or {}
+        if schema:
+            there = indexes(self._catalog.described([name])[name])
+            for body in index_calls(schema, there):
+                self.must(Call("PUT", f"{path_of(name)}/index?wait=true", body))
+
+    def require_kept(self, name: str, entry: Mapping[str, Any], product: str) -> None:
+        """`WrongVersion` where the server does not keep all that the entry says.
+
+        Args:
+            product: whose entry it is.
+        """
+        lost = [] if self._local else unkept(entry, self._catalog.described([name])[name])
+        if lost:
+            raise WrongVersion(
+                f"collection {name} of {product} has what this server does not keep: {listed(lost)}",
+                where=str(self._server),
+                hint="restore it on a server of that version",
+            )
+
+
+def not_the_apps(server: Server, name: str, owner: Owner) -> Conflict:
+    """Of a collection of the app's name that does not carry its mark."""
+    return Conflict(
+        f"collection {name} is not {owner.app}'s by its mark",
+        where=str(server),
+        hint=f"take it over first: multidb apply --adopt {owner.app}",
+    )
+
+
+def mark_of(owner: Owner) -> dict[str, Any]:
+    """The owner mark, as metadata of a collection."""
+    return {"multidb": {"project": owner.project, "app": owner.app}}

@@ -1,0 +1,280 @@
+"""Qdrant: collections of another server, or of a folder of local mode, brought into an app's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multidb.errors import AuthenticationFailed, MultidbError, ServerDown, UsageError
+from multidb.model import App, ImportOptions, PlaceKind, SourceLocation, StoreContext
+from multidb.ports import choose
+from multidb.provisioners.qdrant.backup import transfer
+from multidb.provisioners.qdrant.backup.archive import QdrantArchive
+from multidb.provisioners.qdrant.backup.source import CollectionsSource
+from multidb.secrets import Secret
+from tests.contract.case_qdrant import READ_ONLY_KEY, ask, local_folder, opened, real_server
+from tests.contract.qdrant_driver import Driver, app
+from tests.contract.qdrant_sets import contents, put, quiet
+from tests.support.case import RealServer
+
+pytestmark = pytest.mark.server
+
+KINDS: dict[str, Any] = {
+    "knowledge": {"size": 4, "distance": "dot"},
+    "pages": {
+        "vectors": {"title": {"size": 3, "distance": "dot"}, "body": {"size": 2, "distance": "euclid"}},
+        "sparse": {"words": {"modifier": "idf"}},
+    },
+}
+PAIRS = ("server to server", "local to local", "server to local", "local to server")
+MADE: dict[str, dict[str, Any]] = {
+    "old_knowledge": {"vectors": {"size": 4, "distance": "Dot"}},
+    "old_Pages": {
+        "vectors": {"title": {"size": 3, "distance": "Dot"}, "body": {"size": 2, "distance": "Euclid"}},
+        "sparse_vectors": {"words": {"modifier": "idf"}},
+    },
+    "other": {"vectors": {"size": 2, "distance": "Dot"}},
+}
+
+
+class Marks:
+    """A `Checkpoint` in memory. With `most`, the run dies when so many parts are done."""
+
+    def __init__(self, most: int | None = None, parts: Sequence[str] = ()) -> None:
+        self.parts = list(parts)
+        self._most = most
+
+    def done(self) -> frozenset[str]:
+        return frozenset(self.parts)
+
+    def add(self, part: str) -> None:
+        self.parts.append(part)
+        if self._most is not None and len(self.parts) >= self._most:
+            raise Killed
+
+
+class Killed(BaseException):
+    """The run ends here, whatever it was about to do."""
+
+
+@contextlib.contextmanager
+def some_place(kind: str, folder: Path) -> Iterator[RealServer]:
+    folder.mkdir()
+    with real_server(folder, own=True) if kind == "server" else local_folder(folder) as real:
+        yield real
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[RealServer, Driver]]:
+    """A Qdrant with collections that multidb has not made, and one with an app that has none of their points."""
+    there, _, here = request.param.partition(" to ")
+    with some_place(there, tmp_path / "there") as source, some_place(here, tmp_path / "here") as target:
+        fill(source)
+        driver = Driver(target, app("lernmi", **KINDS))
+        driver.apply()
+        yield source, driver
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[tuple[RealServer, Driver]]:
+    with some_place("local", tmp_path / "there") as source, some_place("local", tmp_path / "here") as target:
+        fill(source)
+        driver = Driver(target, app("lernmi", **KINDS))
+        driver.apply()
+        yield source, driver
+
+
+def fill(real: RealServer) -> None:
+    for name, body in MADE.items():
+        create(real, name, body)
+    put(real, "old_knowledge", [point(number) for number in range(1, 41)])
+    full = {"tenant_id": "lernmi", "app_name": "old", "created_at": "2020-01-01T00:00:00Z"}
+    odd = [
+        {"id": 100, "vector": [1, 2, 3, 4], "payload": full},
+        {
+            "id": 101,
+            "vector": [1, 2, 3, 4],
+            "payload": {"tenant_id": "a customer", "text": "päß 漢字 \u0000", "n": 1e300},
+        },
+        {"id": 102, "vector": [1, 2, 3, 4], "payload": {"tenant_id": None, "created_at": []}},
+        {"id": "6f1f4cf6-37c8-4f1d-8a9a-000000000001", "vector": [1, 2, 3, 4], "payload": {"deep": {"tenant_id": "x"}}},
+    ]
+    put(real, "old_knowledge", odd)
+    words = {"indices": [7, 2], "values": [0.5, 0.25]}
+    vectors: list[Any] = [{"title": [1, 2, 3], "body": [4, 5], "words": words}, {"title": [1, 0, 0]}, {}]
+    put(real, "old_Pages", [{"id": n, "vector": vector, "payload": {"n": n}} for n, vector in enumerate(vectors, 1)])
+
+
+def point(number: int) -> dict[str, Any]:
+    return {"id": number, "vector": [number, 0.5, 0.25, 1], "payload": {"n": number}}
+
+
+def create(real: RealServer, name: str, body: dict[str, Any]) -> None:
+    if not real.server.endpoint.path:
+        ask(real, "PUT", f"/collections/{name}", body).raise_for_status()
+        return
+    from qdrant_client import models
+
+    vectors = body["vectors"]
+    with opened(real.server.endpoint.path) as client:
+        client.create_collection(
+            name,
+            vectors_config=models.VectorParams(**vectors)
+            if "size" in vectors
+            else {key: models.VectorParams(**value) for key, value in vectors.items()},
+            sparse_vectors_config={
+                key: models.SparseVectorParams(**value) for key, value in body.get("sparse_vectors", {}).items()
+            }
+            or None,
+        )
+
+
+def source(real: RealServer, key: str | None = None, **options: Any) -> CollectionsSource:
+    return CollectionsSource(location(real, key), ImportOptions(**{"prefix": "old_", **options}))
+
+
+def location(real: RealServer, key: str | None = None) -> SourceLocation:
+    endpoint = real.server.endpoint
+    if endpoint.path:
+        return SourceLocation(endpoint.path, None, Path(endpoint.path))
+    url = f"http://{endpoint.host}:{endpoint.port}"
+    return SourceLocation(url, url, None, Secret(key) if key else real.admin)
+
+
+def archive(driver: Driver) -> QdrantArchive:
+    return QdrantArchive(driver.real.server, driver.real.admin, "multidb test")
+
+
+def lernmi(driver: Driver) -> tuple[App, StoreContext]:
+    return driver.apps[0], driver.context()
+
+
+def test_collections_come_along_renamed_with_every_vector_and_what_their_points_lacked(
+    pair: tuple[RealServer, Driver],
+) -> None:
+    there, driver = pair
+    owner, context = lernmi(driver)
+    before = {name: contents(there, name) for name in MADE}
+    with archive(driver) as target, source(there) as collections:
+        survey = target.survey(owner, context, collections)
+        assert survey.obstacles == ()
+        assert survey.counts == {"points knowledge": 44, "points pages": 3}
+        assert survey.renames == {"old_knowledge": "lernmi_knowledge", "old_Pages": "lernmi_pages"}
+        assert any("1 point has another tenant_id than lernmi in old_knowledge" in loss for loss in survey.losses)
+        assert any("1 collection that the options leave out (other)" in loss for loss in survey.losses)
+        place = target.prepare(PlaceKind.NEW, owner, context)
+        target.bring_in(place, collections, Marks(), quiet)
+        measured, copied = target.measure(place), collections.copied()
+        assert copied is not None
+        assert copied.counts == measured.counts == survey.counts
+        assert copied.fingerprints == measured.fingerprints
+        assert len(measured.fingerprints) == 4
+        assert collections.measure(owner, context) == copied
+        target.replace(place, context)
+    now = {one["id"]: one["payload"] for one in contents(driver.real, "lernmi_knowledge")}
+    moment = now[1]["created_at"]
+    assert now[1] == {"n": 1, "tenant_id": "lernmi", "app_name": "lernmi", "created_at": moment}
+    assert now[100] == {"tenant_id": "lernmi", "app_name": "old", "created_at": "2020-01-01T00:00:00Z"}
+    assert now[101]["tenant_id"] == "a customer"
+    assert now[102] == {"tenant_id": "lernmi", "app_name": "lernmi", "created_at": moment}
+    assert now["6f1f4cf6-37c8-4f1d-8a9a-000000000001"]["tenant_id"] == "lernmi"
+    for one, other in (("old_knowledge", "lernmi_knowledge"), ("old_Pages", "lernmi_pages")):
+        vectors = [
+            {point["id"]: point["vector"] for point in points} for points in (before[one], contents(driver.real, other))
+        ]
+        assert vectors[0] == vectors[1]
+    assert {name: contents(there, name) for name in MADE} == before
+    driver.apply()  # whatever the manifest wants beside it
+    assert not driver.changes()
+
+
+def vectors(points: list[dict[str, Any]]) -> dict[Any, Any]:
+    return {one["id"]: one["vector"] for one in points}
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was_with_the_same_moment(
+    local: tuple[RealServer, Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, driver = local
+    owner, context = lernmi(driver)
+    monkeypatch.setattr(transfer, "_POINTS", 10)
+    monkeypatch.setattr("multidb.provisioners.qdrant.backup.source.page_size", lambda details: 5)
+    marks = Marks(most=4)
+    with archive(driver) as target, source(there) as collections:
+        place = target.prepare(PlaceKind.NEW, owner, context)
+        with pytest.raises(Killed):
+            target.bring_in(place, collections, marks, quiet)
+    assert 0 < target_points(driver, place.name) < 47
+    marks = Marks(parts=marks.parts)
+    with archive(driver) as target, source(there) as collections:
+        target.bring_in(place, collections, marks, quiet)
+        assert collections.copied() is None  # a part of it was copied before
+        assert target.measure(place) == collections.measure(owner, context)
+        target.bring_in(place, collections, Marks(parts=marks.parts), quiet)
+        assert target.measure(place) == collections.measure(owner, context)
+        target.replace(place, context)
+    moments = {one["payload"]["created_at"] for one in contents(driver.real, "lernmi_knowledge")}
+    assert len(moments) == 2  # one of them from there
+
+
+def target_points(driver: Driver, begin: str) -> int:
+    with opened(driver.real.server.endpoint.path) as client:
+        names = [each.name for each in client.get_collections().collections if each.name.startswith(begin)]
+        return sum(client.count(name).count for name in names)
+
+
+def test_what_the_manifest_has_not_is_an_obstacle_that_says_what_to_write(local: tuple[RealServer, Driver]) -> None:
+    there, driver = local
+    owner, context = lernmi(driver)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"prefix": ""}, "apps.lernmi.qdrant.collections: {other: {size: 2, distance: dot}}"),
+        ({"prefix": "", "pattern": "other", "names": {"other": "knowledge"}}, "other has 2 dot, and lernmi_knowledge"),
+        ({"names": {"old_Pages": "knowledge"}}, "not the only one"),
+        ({"names": {"old_Pages": "../x"}}, "cannot be called"),
+        ({"names": {"none": "knowledge"}}, "there is no collection none"),
+    ]
+    for options, text in cases:
+        with source(there, **options) as collections:
+            obstacles = collections.survey(owner, context).obstacles
+            assert any(text in obstacle for obstacle in obstacles), obstacles
+    with source(there, pattern="*_knowledge", names={"old_knowledge": "knowledge"}) as collections:
+        survey = collections.survey(owner, context)
+        assert (survey.obstacles, survey.counts) == ((), {"points knowledge": 44})
+    dense = "vectors: {body: {size: 2, distance: euclid}, title: {size: 3, distance: dot}}"
+    with source(there, names={"old_Pages": "more"}) as collections:
+        [obstacle] = collections.survey(owner, context).obstacles
+        assert f"{{more: {{{dense}, sparse: {{words: {{modifier: idf}}}}}}}}" in obstacle
+
+
+def test_a_source_that_cannot_be_read_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{choose(())}"
+    wrong: list[tuple[SourceLocation, type[MultidbError], str]] = [
+        (SourceLocation(url, url), ServerDown, "--from-qdrant"),
+        (SourceLocation("redis://x", "redis://x"), UsageError, "http://"),
+        (SourceLocation("x", None, tmp_path), UsageError, "meta.json"),
+        (SourceLocation(url, url, None, Secret("schlüssel-zum-server")), AuthenticationFailed, "MULTIDB_IMPORT_QDRANT"),
+    ]
+    for where, kind, hint in wrong:
+        with pytest.raises(kind) as caught, CollectionsSource(where, ImportOptions()):
+            pass
+        assert hint in (caught.value.hint or "")
+        assert "schlüssel" not in f"{caught.value}{caught.value.hint}"
+
+
+def test_a_key_that_only_reads_is_enough_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
+    with some_place("server", tmp_path / "there") as there, some_place("local", tmp_path / "here") as here:
+        fill(there)
+        driver = Driver(here, app("lernmi", **KINDS))
+        driver.apply()
+        owner, context = lernmi(driver)
+        with archive(driver) as target, source(there, READ_ONLY_KEY) as collections:
+            place = target.prepare(PlaceKind.NEW, owner, context)
+            target.bring_in(place, collections, Marks(), quiet)
+            assert target.measure(place) == collections.copied()
+        with pytest.raises(AuthenticationFailed) as refused, source(there, "wrong-password"):
+            pass
+        assert "MULTIDB_IMPORT_QDRANT_PASSWORD" in (refused.value.hint or "")

@@ -53,7 +53,6 @@ __all__ = [
 
 _COPYING: Final = "copying"
 _EXCHANGING: Final = "exchanging"
-_WHOLE: Final = "(all)"  # in a checkpoint: everything of the store is copied
 _MOST: Final = 10  # differences that an error names
 
 
@@ -281,14 +280,11 @@ class _Import:
         prepared = stack.enter_context(self._place(store, server, context, left=left))
         self._progress(self._app.id, f"importing {store}")
         archive = _importing(prepared.archive, store)
-        if _WHOLE not in done.done():
-            try:
-                with temporary_files():
-                    archive.bring_in(prepared.place, source, done, self._progress)
-            finally:
-                prepared.kept = prepared.lasting and bool(done.done())
-            done.add(_WHOLE)
-        prepared.kept = prepared.lasting
+        try:
+            with temporary_files():
+                archive.bring_in(prepared.place, source, done, self._progress)
+        finally:
+            prepared.kept = prepared.lasting and bool(done.done())
         return _Copy(source, context, prepared)
 
     @contextmanager
@@ -332,7 +328,8 @@ class _Import:
                 there = copy.prepared.archive.measure(copy.prepared.place)
             _require_same(copy.source.copied(), there, self._request.sources[store])
             now = copy.source.measure(self._app, copy.context)
-            if other := list(differences(now, there, "the source")):
+            known = now.counts or now.fingerprints  # of a file that only loading it tells of, nothing is
+            if known and (other := list(differences(now, there, "the source"))):
                 changed[store] = other
             digests[store] = _digest(there)
         if changed and not self._request.accept:

@@ -94,7 +94,8 @@ class ImportSource(Protocol):
 
     def measure(self, app: App, context: StoreContext) -> Measures:
         """What there is now, under the names and with what is added that the app's place has afterwards: to be compared
-        with ``Archive.measure(place)``. A name may be missing where the source cannot tell."""
+        with ``Archive.measure(place)``. A name may be missing where the source cannot tell; nothing at all, where only
+        loading it tells."""
 
     def copied(self) -> Measures | None:
         """What `ImportArchive.bring_in` has copied in this process, of the very moment of the copy; None: nothing yet,
@@ -123,6 +124,7 @@ class ImportArchive(Archive, Protocol):
         as far as `done` says; by a login that may do no more than the app. Streams: memory does not grow with the data.
 
         Where nothing is `done`, the place is empty: whoever can't go on adds nothing, and begins anew after a crash.
+        Called in each run, also where all is done: what the source needs for being compared is seen to here.
 
         Raises:
             ServerError: the source or the server failed. Run again, it goes on or begins anew.

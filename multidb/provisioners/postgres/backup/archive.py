@@ -103,7 +103,9 @@ class PostgresArchive:
         return importing.survey(self._databases, app, context, _own(source))
 
     def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:
-        importing.bring_in(self._databases, place, _own(source), progress)
+        if importing.WHOLE not in done.done():
+            importing.bring_in(self._databases, place, _own(source), progress)
+            done.add(importing.WHOLE)
 
     def require_unbound(self, app: App, context: StoreContext) -> None:
         place_databases.require_unbound(self._databases, app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Final
 
 from multidb.errors import ArchiveError, WrongVersion
 from multidb.model import App, Place, Progress, StoreContext, Survey
@@ -13,7 +14,9 @@ from multidb.provisioners.postgres.backup.locales import COLLATIONS, Locale
 from multidb.provisioners.postgres.backup.source import PostgresSource
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 
-__all__ = ["bring_in", "survey"]
+__all__ = ["WHOLE", "bring_in", "survey"]
+
+WHOLE: Final = "whole"  # the one part of an import: all of it
 
 
 def survey(databases: Databases, app: App, context: StoreContext, source: PostgresSource) -> Survey:

@@ -280,15 +280,48 @@ class Http:
         )
 
 
+class _OpenFolder:
+    """A folder that this process has open, as often as it is asked for: the library opens it once."""
+
+    _open: ClassVar[dict[Path, _OpenFolder]] = {}
+    _opening: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, folder: Path, client: QdrantClient) -> None:
+        self.client = client
+        self.turn = threading.RLock()  # the library's local mode is for one thread at a time
+        self._folder = folder
+        self._uses = 0
+
+    @classmethod
+    def of(cls, path: Path, timeout: float) -> _OpenFolder:
+        """The folder. Raises what `_opened` raises."""
+        folder = path.resolve()
+        with cls._opening:
+            opened = cls._open.get(folder)
+            if opened is None:
+                opened = cls._open[folder] = cls(folder, _opened(folder, timeout))
+            opened._uses += 1
+            return opened
+
+    def close(self) -> None:
+        """Lets it go, when nothing of this process needs it any more."""
+        with self._opening:
+            self._uses -= 1
+            if not self._uses:
+                del self._open[self._folder]
+                self.client.close()
+
+
 class Folder:
-    """A folder of the client library's local mode: the same calls, mapped to its functions. For one thread."""
+    """A folder of the client library's local mode: the same calls, mapped to its functions."""
 
     several = False
 
     def __init__(self, server: Server) -> None:
         path = server.endpoint.path
+        self._closed = False
         try:
-            self._client = _opened(Path(path), min(server.timeout, _FOLDER_SECONDS))
+            self._folder = _OpenFolder.of(Path(path), min(server.timeout, _FOLDER_SECONDS))
         except RuntimeError:
             raise Locked(
                 "another process has the folder open, and local mode serves one process at a time",
@@ -316,7 +349,8 @@ class Folder:
         self, call: Call, *, key: Secret | None = None, seconds: float | None = None, most: int | None = None
     ) -> Reply:
         try:
-            return Reply(200, self._do(call))
+            with self._folder.turn:
+                return Reply(200, self._do(call))
         except RecursionError:
             return Reply(500, None, "a payload is nested too deeply to be read")
         except ValueError as error:
@@ -324,7 +358,13 @@ class Folder:
             return Reply(404 if missing else 409 if "already exists" in str(error) else 400, None, str(error))
 
     def close(self) -> None:
-        self._client.close()
+        if not self._closed:
+            self._closed = True
+            self._folder.close()
+
+    @property
+    def _client(self) -> QdrantClient:
+        return self._folder.client
 
     def _do(self, call: Call) -> Any:
         path = urlsplit(call.target).path

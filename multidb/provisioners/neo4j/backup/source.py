@@ -248,7 +248,10 @@ class DumpSource:
         return Survey(
             product="dump of neo4j-admin",
             size=self.path.stat().st_size,
-            losses=("users, roles and rights, which are in the database system",),
+            losses=(
+                "users, roles and rights, which are in the database system",
+                "a comparison of both sides: what is in a dump is known only once it is loaded",
+            ),
             obstacles=(shared,) if _is_shared(app, context) else (),
         )
 

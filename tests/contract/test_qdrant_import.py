@@ -201,7 +201,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was_with_the_same_moment(
 ) -> None:
     there, driver = local
     owner, context = lernmi(driver)
-    monkeypatch.setattr(transfer, "_POINTS", 10)
+    monkeypatch.setattr(transfer, "POINTS", 10)
     monkeypatch.setattr("multidb.provisioners.qdrant.backup.source.page_size", lambda details: 5)
     marks = Marks(most=4)
     with archive(driver) as target, source(there) as collections:

@@ -28,14 +28,14 @@ from multidb.provisioners.redis.backup.source import RedisSource
 from multidb.provisioners.redis.hosting.rdb_file import served
 from multidb.secrets import Secret
 from tests.contract.case_redis import ADMIN, PASSWORD, as_admin
-from tests.contract.redis_sets import quiet
+from tests.contract.redis_sets import content, fill, place_of, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers  # noqa: F401
-from tests.contract.test_redis_archive import content, fill, place_of
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 
 NUMBER = 5
+_MOMENT = re.compile(rb"\b(1[0-9]{7})[0-9]{5}\b")
 _SCORES = re.compile(rb"(?<=b')(-?\d+\.\d+)(?=')")
 ELSEWHERE = App("elsewhere", "elsewhere", {})
 PAIRS = (
@@ -177,7 +177,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was_and_takes_over_what_has_chan
     same: tuple[Elsewhere, Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there, stage = same
-    monkeypatch.setattr(transfer, "_KEYS", 500)
+    monkeypatch.setattr(transfer, "KEYS", 500)
     with there.raw() as client, client.pipeline() as pipeline:
         for number in range(6_000):
             pipeline.execute_command("SET", f"key {number}", number)
@@ -377,8 +377,10 @@ def agree(one: Measures, other: Measures) -> int:
 
 
 def held(where: Any, number: int, prefix: bytes = b"") -> dict[bytes, tuple[bytes, int]]:
-    """What is there, scores of sorted sets as numbers: servers write the same one in more or fewer digits."""
+    """What is there; scores of sorted sets as numbers, since servers write the same one in more or fewer digits, and
+    when an entry of a stream was last delivered to about two minutes, since a server tells that by how long ago."""
     found = content(where, App("alpha", "alpha", {}), number, prefix)
     return {
-        key: (_SCORES.sub(lambda text: repr(float(text[1])).encode(), value), ms) for key, (value, ms) in found.items()
+        key: (_MOMENT.sub(rb"\1", _SCORES.sub(lambda text: repr(float(text[1])).encode(), value)), ms)
+        for key, (value, ms) in found.items()
     }

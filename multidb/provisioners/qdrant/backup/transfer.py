@@ -12,9 +12,9 @@ from multidb.provisioners.qdrant.backup.points import Fingerprint, Point
 from multidb.provisioners.qdrant.backup.source import CollectionsSource
 from multidb.provisioners.qdrant.backup.stamp import now
 
-__all__ = ["Transfer", "begun"]
+__all__ = ["POINTS", "Transfer", "begun"]
 
-_POINTS: Final = 10_000  # between two checkpoints
+POINTS: Final = 10_000  # between two checkpoints
 _BEGUN: Final = "begun "
 
 
@@ -59,7 +59,7 @@ class Transfer:
             count += len(points)
             if fingerprint is not None:
                 fingerprint.add(points)
-            if following is not None and count - noted >= _POINTS:
+            if following is not None and count - noted >= POINTS:
                 self._done.add(f"points {count} of {self._name}, next {json.dumps(following)}")
                 noted = count
             self._progress(self._app.id, f"loading {self._name}", count, total)

@@ -17,9 +17,9 @@ from multidb.provisioners.redis.backup.places import Keyspace
 from multidb.provisioners.redis.backup.source import RedisSource
 from multidb.provisioners.redis.observe.tally import Seen, Tally
 
-__all__ = ["Transfer"]
+__all__ = ["KEYS", "Transfer"]
 
-_KEYS: Final = 20_000  # between two checkpoints
+KEYS: Final = 20_000  # between two checkpoints
 _BYTES: Final = 8 << 20  # of names between two checkpoints
 _WHOLE: Final = "whole"
 _PART: Final = re.compile(r"keys (\d+), next (\d+), run (\S*)")
@@ -104,7 +104,7 @@ class Transfer:
             new = [key for key in page if not seen.before(key)]
             batch += new
             size += sum(map(len, new))
-            if len(batch) >= _KEYS or size >= _BYTES or coming == b"0":
+            if len(batch) >= KEYS or size >= _BYTES or coming == b"0":
                 yield coming, batch
                 batch, size = [], 0
 

@@ -129,8 +129,13 @@ def _group(lane: BatchConnection, key: bytes, target: bytes, group: dict[bytes, 
         *(("XGROUP", "CREATECONSUMER", target, name, consumer) for consumer in consumers),
     ]
     start = b"-"
-    seconds, micros = map(int, lane.ask("TIME"))
-    while pending := lane.ask("XPENDING", key, name, start, "+", _PAGE):
+    while True:
+        pending, clock = lane.tell([("XPENDING", key, name, start, "+", _PAGE), ("TIME",)])
+        if isinstance(pending, ResponseError):
+            raise pending
+        if not pending:
+            return
+        seconds, micros = map(int, clock)
         for entry, consumer, idle, deliveries in pending:
             moment = seconds * 1000 + micros // 1000 - idle
             claim = ("XCLAIM", target, name, consumer, 0, entry)

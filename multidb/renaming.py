@@ -27,7 +27,7 @@ from multidb.fleet import Fleet, Scope
 from multidb.health_history import HealthHistory
 from multidb.model import App, Progress, Project
 from multidb.numbers import numbers_by_server
-from multidb.provisioners import provisioner
+from multidb.provisioners import known_stores, provisioner
 from multidb.read_only import rename_read_only
 from multidb.renames import FormerName, Rename, RenamePhase, end_rename, former_names, record_name, write_rename
 from multidb.state import ProjectState
@@ -222,11 +222,15 @@ def _clones(project: Project, app: str) -> list[App]:
 
 
 def _edited(text: str, old: str, new: str, numbers: Mapping[str, int]) -> str:
-    """The text of a file with the app under its new name and, where an entry names one, under the numbers that it has
-    now; its clones are those of the new one."""
+    """The text of a file with the app under its new name and with what only it can have by that; where an entry names
+    numbers, with those that it has now. Its clones are those of the new one."""
     entry = manifest.entry_of(text, old)
     if entry is not None:
         text = manifest.rename_app(text, old, new)
+        for store in known_stores():
+            options = entry.get(store)
+            if isinstance(options, dict) and (own := provisioner(store).own_options(options, new)):
+                text = manifest.change_app(text, new, {store: dict(own)})
         for store, number in numbers.items():
             options = entry.get(store)
             if isinstance(options, dict) and (named := _integers(options)):

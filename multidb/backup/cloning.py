@@ -46,11 +46,12 @@ class Cloned:
     notes: tuple[str, ...] = ()
 
 
-def entry_for(declaration: Mapping[str, Any], *, shared: bool = False) -> dict[str, Any]:
+def entry_for(declaration: Mapping[str, Any], name: str = "", *, shared: bool = False) -> dict[str, Any]:
     """A manifest entry like the app's, without what only one app can have: its tenant, its numbers, its files, whose
     clone it is, and what was there before multidb.
 
     Args:
+        name: the app that it is to be of, where that is another one.
         shared: with what lets apps reach each other (`shared_options`); without it, the new app reaches nobody.
     """
     own = ("tenant_id", "backup", "deploy", "mode", FILES)
@@ -61,9 +62,10 @@ def entry_for(declaration: Mapping[str, Any], *, shared: bool = False) -> dict[s
         options = entry.get(store)
         if isinstance(options, dict):
             numbered = provisioner(store).allocate is not None
-            kept = {name: value for name, value in options.items() if not (numbered and type(value) is int)}
+            kept = {option: value for option, value in options.items() if not (numbered and type(value) is int)}
+            others = provisioner(store).own_options(options, name) if name else {}
             # Said as nothing, since what is left out would come from the manifest's defaults.
-            entry[store] = kept | {name: [] for name in unshared.get(store, ())}
+            entry[store] = kept | dict(others) | {option: [] for option in unshared.get(store, ())}
     return {name: value for name, value in entry.items() if value != {}}
 
 

@@ -286,7 +286,7 @@ def declaration(app: App) -> dict[str, Any]:
     if app.tenant_id != app.id:
         entry["tenant_id"] = app.tenant_id
     for store, options in app.stores.items():
-        if values := options.model_dump(mode="json", exclude_defaults=True):
+        if values := options.model_dump(mode="json", exclude_defaults=True, by_alias=True):
             entry[store] = values
     if app.quota:
         entry["quota"] = {

@@ -75,7 +75,7 @@ def clone(
             f"app {new} is no clone of {source}", where=engine.project.apps[new].where, hint="give it another name"
         )
     original = declaration(engine.project.apps[source])
-    entry = entry_for(original, shared=share)
+    entry = entry_for(original, new, shared=share)
     with ExitStack() as stack:
         stack.enter_context(output.working())
         progress = stack.enter_context(exclusively(engine.state, "clone", output.progress))

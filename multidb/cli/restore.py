@@ -205,7 +205,7 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
         record = stack.enter_context(run.recorded(engine.state, [into]))
         project = None
         if not known:
-            project, added = ensure_entry(run, output, into, {**entry_for(declared), **beside(declared, into)})
+            project, added = ensure_entry(run, output, into, {**entry_for(declared, into), **beside(declared, into)})
             if added:
                 make_own(project, into)
                 tell_unshared(output, chosen.owner, into, declared)

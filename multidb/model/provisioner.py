@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from multidb.model.address import Address
 from multidb.model.admin_password import AdminPassword
@@ -153,6 +153,9 @@ class Provisioner:
     """What an app's option ``profile`` of the store may be: libraries and applications that it knows the needs of."""
     shared_options: tuple[str, ...] = ()
     """Lists among an app's options through which it reaches other apps (``channels``): no clone gets its original's."""
+    own_options: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda options, app: {}
+    """(an app's options as the manifest has them, the id of another app) -> those that no two apps can have alike, as
+    the other app has them where it is the same otherwise: a clone, or the app under another name."""
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
     """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
     own: tuple[str, ...] = ()

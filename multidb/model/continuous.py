@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, Self, runtime_checkable
 
 from multidb.model.archive import ArchiveWriter
-from multidb.model.core import Progress
+from multidb.model.core import App, Progress
 from multidb.model.hosting import HostedServer, ServerKind
 from multidb.secrets import Secret
 
@@ -155,7 +155,7 @@ class Revival:
     files: BaseFiles
     moment: datetime
     last: str
-    app: str
+    app: App
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 def changed(app: App, **options: Any) -> App:
-    known = AppOptions.of(app.stores["postgres"]).model_dump()
+    known = AppOptions.of(app.stores["postgres"]).model_dump(by_alias=True)
     return replace(app, stores={"postgres": AppOptions.model_validate({**known, **options})})
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tests.hostile import admin_statements, postgres_watch
 from tests.hostile.postgres_app import REFUSED, SINCE, SPOTS
 from tests.hostile.scenario import APPS, HOSTILE, VICTIM, Scenario, faults
 from tests.hostile.steps import STEPS, Step
+from tests.support import admin_statements, postgres_watch
 
 __all__ = ["PostgresPromises"]
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import psycopg
 
-from tests.hostile import postgres_watch
 from tests.hostile.postgres_app import HostileApp, Swapper
-from tests.hostile.postgres_watch import Inventory, Told, Watch
 from tests.hostile.steps import Step
+from tests.support import postgres_watch
 from tests.support.command import REPOSITORY, Folder, Ran
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
+from tests.support.postgres_watch import Inventory, Told, Watch
 
 HOSTILE, VICTIM, COPY, RENAMED = "alpha", "beta", "gamma", "delta"
 APPS = (HOSTILE, VICTIM, COPY, RENAMED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile import admin_statements
+from tests.support import admin_statements
 
 
 @pytest.mark.parametrize(

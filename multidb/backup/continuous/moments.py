@@ -187,7 +187,7 @@ def revived(
     assert key is not None
     assert base.base is not None
     source = _ArchivedFiles(stream, base, moment, key, keys)
-    starting = engine.fleet.runtime.revived(server, Revival(base.base, source, moment, source.last, then.id), progress)
+    starting = engine.fleet.runtime.revived(server, Revival(base.base, source, moment, source.last, then), progress)
     if starting is None:
         raise Refused(
             "a copy of it cannot be brought up here",

@@ -21,6 +21,10 @@ owner or the writer: they read, delete, and empty tables, and the server refuses
 tables. Its sessions are ended, so that they begin anew as that role. Nothing of the app's own grants changes, so
 lifting it restores what was. Large objects can still be made: every login may.
 
+**In a database that apps share** (``database`` and ``schema`` in the manifest), an app has a schema instead, which
+belongs to the admin as a database does: the same roles and logins, CREATE in no other place, extensions in a schema of
+their own. The database itself is nobody's of them. Names, NOTIFY channels and advisory locks are not kept apart there.
+
 **What marks it as ours.** ``COMMENT ON DATABASE`` and ``COMMENT ON ROLE`` say ``multidb:<project>/<app>``. A role or
 database under a wanted name without that comment is a conflict, also when only the comment was lost: adopting it writes
 the comment and takes over everything in the database by planned statements, without touching data. A database's comment
@@ -71,7 +75,15 @@ from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.hosting.container import POOLER, containers
 from multidb.provisioners.postgres.isolation import level
 from multidb.provisioners.postgres.observe import advice
-from multidb.provisioners.postgres.provision import applications, desired, environment, options, resources, statements
+from multidb.provisioners.postgres.provision import (
+    applications,
+    desired,
+    environment,
+    options,
+    resources,
+    sharing,
+    statements,
+)
 from multidb.provisioners.postgres.provision.admin_password import ADMIN_PASSWORD
 from multidb.secrets import Secret
 from multidb.state_store import StateStore
@@ -209,6 +221,9 @@ PROVISIONER = Provisioner(
     statement_end=";",
     scanning=Scanning(_read_existing, _existing_places),
     reserved=resources.RESERVED,
+    check=sharing.check,
+    own_options=sharing.own_options,
+    shared_options=("reads",),
     profiles=tuple(applications.ApplicationName),
     own=("pg_*", "public"),
     advise=advice.advise,

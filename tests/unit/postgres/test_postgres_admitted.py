@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import existing, interior, reading, summary
+from multidb.provisioners.postgres.provision import existing, interior, reading, shared_catalog, summary
 from multidb.provisioners.postgres.provision.admitted import FORMS, QUERIES, require
 from multidb.provisioners.postgres.provision.interior_statements import NOTHING_PREPARED
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
@@ -43,6 +43,11 @@ def test_no_name_and_no_text_leaves_its_quotes(name: str, text: str) -> None:
         'GRANT DELETE, SELECT ON TABLE public.t, "S"."u, v" TO "a_ro", "a_rw"',
         'REVOKE DELETE ON TABLE t FROM "a_restricted"',
         'CREATE EXTENSION IF NOT EXISTS "vector" SCHEMA public CASCADE',
+        'CREATE EXTENSION IF NOT EXISTS "vector" SCHEMA "extensions" CASCADE',
+        'CREATE SCHEMA "brain"',
+        "COMMENT ON SCHEMA \"brain\" IS 'multidb:a/brain unfinished'",
+        'DROP SCHEMA "brain"',
+        shared_catalog.SHARED,
         'DROP OWNED BY "a_owner", "a_user"',
         'REASSIGN OWNED BY "a_owner" TO "multidb__left"',
         *NOTHING_PREPARED,
@@ -73,6 +78,9 @@ def test_what_is_sent_is_on_the_list(text: str) -> None:
         "GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO a",
         "GRANT ALL ON ROUTINE public.f() TO a",
         "REFRESH MATERIALIZED VIEW public.m",
+        'CREATE SCHEMA "brain" CREATE TABLE t (a int)',
+        'DROP SCHEMA "brain" CASCADE',
+        'CREATE EXTENSION IF NOT EXISTS "vector" SCHEMA "brain" CASCADE',
         "ROLLBACK PREPARED E'\\'; DROP ROLE b --'",
         "",
     ],
@@ -93,6 +101,7 @@ def test_every_form_says_why_and_is_in_the_decisions_table_which_has_no_others()
         "interior": interior,
         "inventory": inventory,
         "reading": reading,
+        "shared_catalog": shared_catalog,
         "summary": summary,
         "usage": usage,
     }

@@ -54,10 +54,10 @@ _NOTHING = ("rights", "owned", "routines", "relations", "mappings", "events", "l
 
 def test_a_grant_inside_a_database_is_closed_there() -> None:
     rights = [
-        ["table", "public.t", None, "stranger", None, "SELECT", False],
-        ["table", "public.t", "a b", "stranger", "lernmi_rw", "UPDATE", False],
-        ["default acl", 'for role "x on y" on tables', None, "public", None, "INSERT", False],
-        ["table", "pg_catalog.pg_authid", None, "lernmi_user", None, "SELECT", True],
+        ["public", "table", "public.t", None, "stranger", None, "SELECT", False],
+        ["public", "table", "public.t", "a b", "stranger", "lernmi_rw", "UPDATE", False],
+        [None, "default acl", 'for role "x on y" on tables', None, "public", None, "INSERT", False],
+        ["pg_catalog", "table", "pg_catalog.pg_authid", None, "lernmi_user", None, "SELECT", True],
     ]
     answer = json.dumps({**dict.fromkeys(_NOTHING), "rights": rights, "searched": {}})
     database = holes_inside.SearchedDatabase("lernmi", "lernmi", ("lernmi_owner", "lernmi_user"))
@@ -109,9 +109,10 @@ def test_over_its_quota_no_login_belongs_to_owner_or_writer() -> None:
 def test_what_the_server_does_not_tell_is_not_made_up() -> None:
     row = {"size": None, "open": False, "limited": False, "connections": 0, "limits": [5, -1], "hit": 0, "read": 0}
     row |= {"deadlocks": 0, "temp_files": 0, "temp_bytes": 0, "transactions": 0}
+    row |= {"home": "lernmi", "schema": None}
     answer = json.dumps({"size": None, "connections": 3, "statements": None, "apps": {"lernmi": row}})
     assert usage.queries_query(answer) is None
-    assert usage.enterable(answer, FACTS) == ()
+    assert usage.enterable(answer, FACTS) == {}
     used = usage.read(answer, None, {}, FACTS)
     assert "pg_stat_statements" in used.notes[0]
     found = used.apps["lernmi"]

@@ -34,6 +34,7 @@ from multidb.provisioners.postgres.backup import (
     dump,
     importing,
     place_databases,
+    place_schemas,
     programs,
     restore,
 )
@@ -41,6 +42,7 @@ from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.dump import held, reading
 from multidb.provisioners.postgres.backup.source import PostgresSource
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.roles import AppNames
 from multidb.secrets import Secret
@@ -69,16 +71,23 @@ class PostgresArchive:
         return dump.backup(self._databases, app, writer, progress)
 
     def live(self, app: App, context: StoreContext) -> Place:
-        return Place(PlaceKind.LIVE, app, app.id)
+        return Place(PlaceKind.LIVE, app, home(app).database)
 
     def prepare(self, kind: PlaceKind, app: App, context: StoreContext) -> Place:
+        if home(app).schema is not None:
+            if kind is PlaceKind.NEW:  # said before hours of loading, too
+                place_schemas.require_unbound(self._databases, app)
+            place_schemas.discard(self._databases, app)
         return place_databases.prepare(self._databases, kind, app, context.project)
 
     def discard(self, place: Place) -> None:
         place_databases.discard(self._databases, place)
+        if home(place.app).schema is not None:
+            place_schemas.discard(self._databases, place.app)
 
     def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
-        return place_databases.leftovers(self._databases, app)
+        left = place_databases.leftovers(self._databases, app)
+        return [*left, *(place_schemas.leftovers(self._databases, app) if home(app).schema is not None else ())]
 
     def measure(self, place: Place) -> Measures:
         with reading(self._databases, place) as (_, connection):
@@ -91,13 +100,17 @@ class PostgresArchive:
             self._databases.delegates.acting(place.app, role, [place.name], reads=True) as delegate,
             delegate.open(place.name) as connection,
         ):
+            connection.execute(contents.only_schema(home(place.app).schema if place.kind is PlaceKind.LIVE else None))
             return connection.ask(contents.EMPTY) == "t"
 
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
         restore.restore(self._databases, place, part, reader, progress)
 
     def replace(self, new: Place, context: StoreContext) -> None:
-        place_databases.replace(self._databases, new, context.project)
+        if home(new.app).schema is not None:
+            place_schemas.replace(self._databases, new, context.project)
+        else:
+            place_databases.replace(self._databases, new, context.project)
 
     def survey(self, app: App, context: StoreContext, source: ImportSource) -> Survey:
         return importing.survey(self._databases, app, context, _own(source))
@@ -108,11 +121,14 @@ class PostgresArchive:
             done.add(importing.WHOLE)
 
     def require_unbound(self, app: App, context: StoreContext) -> None:
-        place_databases.require_unbound(self._databases, app)
+        if home(app).schema is not None:
+            place_schemas.require_unbound(self._databases, app)
+        else:
+            place_databases.require_unbound(self._databases, app)
 
     def find_tables(self, place: Place, names: Sequence[str]) -> Mapping[str, str]:
         with reading(self._databases, place) as (_, connection):
-            return archive_tables.find(connection, names)
+            return archive_tables.find(connection, names, home(place.app).schema or "public")
 
     def replace_tables(self, new: Place, tables: Sequence[str], part: Part) -> None:
         """Every table with its rows, indexes, constraints, triggers, policies and the sequences that are its own.
@@ -121,7 +137,7 @@ class PostgresArchive:
             Refused: a view is made of one of them.
             ArchiveError: the app's database does not take them, or has no owner role.
         """
-        databases, live = self._databases, Place(PlaceKind.LIVE, new.app, new.app.id)
+        databases, live = self._databases, Place(PlaceKind.LIVE, new.app, home(new.app).database)
         role, program = databases.owner_of(live), databases.program("pg_dump")
 
         with (
@@ -142,14 +158,14 @@ class PostgresArchive:
             if hidden := json.loads(source.ask(contents.HIDDEN)):
                 databases.delegates.see_all(delegate, hidden)
             source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            roles = [*databases.delegates.roles(new.app), delegate.name]
+            roles = [*databases.delegates.neighbours(new.app), delegate.name]
             before = AdminInside(inside).of_others(roles)
             archive_tables.exchange(source, target, role, tables, script, part.measures)
             restore.require_none_of_others(AdminInside(inside).of_others(roles) - before, databases.where)
 
     def run_script(self, app: App, text: str) -> None:
         """As the owner role, by a login made for it, with the settings that the app's own login has."""
-        databases, live = self._databases, Place(PlaceKind.LIVE, app, app.id)
+        databases, live = self._databases, Place(PlaceKind.LIVE, app, home(app).database)
         role = databases.owner_of(live)
         with (
             databases.delegates.acting(app, role, [live.name], reads=False) as delegate,

@@ -23,7 +23,7 @@ __all__ = ["exchange", "find"]
 _WORK = 24 * 3600.0  # seconds for one statement that may run what the app has made
 _IN_USE = frozenset({"55P03", "40P01"})
 
-# $1: names as people write them (JSON array).
+# $1: names as people write them (JSON array), $2: the schema of those without one.
 _FIND = """
 SELECT coalesce(json_agg(json_build_array(asked, format('%I.%I', n.nspname, c.relname),
     (SELECT format('%I.%I', m.nspname, p.relname) FROM pg_inherits i
@@ -32,7 +32,7 @@ SELECT coalesce(json_agg(json_build_array(asked, format('%I.%I', n.nspname, c.re
 FROM json_array_elements_text($1::json) asked, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND c.relpersistence <> 't'
   AND (asked IN (format('%I.%I', n.nspname, c.relname), n.nspname || '.' || c.relname)
-       OR n.nspname = 'public' AND asked IN (format('%I', c.relname), c.relname))"""
+       OR n.nspname = $2 AND asked IN (format('%I', c.relname), c.relname))"""
 
 # $1: tables by full name (JSON array). With their partitions, however deep; those that are not there are left out.
 _NAMED = """
@@ -111,17 +111,18 @@ _SETTINGS = (
 )
 
 
-def find(connection: Connection, names: Sequence[str]) -> dict[str, str]:
+def find(connection: Connection, names: Sequence[str], schema: str = "public") -> dict[str, str]:
     """The full name, quoted where it has to be, of each table in `names` that is there. Partitioned ones are tables.
 
     Args:
-        names: ``orders`` (in schema public), ``shop.orders``, quoted as in SQL or as they are.
+        names: ``orders``, ``shop.orders``, quoted as in SQL or as they are.
+        schema: where a table is whose name has none.
 
     Raises:
         Refused: a name that means two tables, or a partition.
     """
     paths: dict[str, str] = {}
-    for asked, name, parent in json.loads(connection.ask(_FIND, (json.dumps(list(names), ensure_ascii=False),))):
+    for asked, name, parent in json.loads(connection.ask(_FIND, (json.dumps(list(names), ensure_ascii=False), schema))):
         if parent is not None:
             raise Refused(f"{name} is a partition", hint=f"restore the whole table: --table {parent}")
         if paths.setdefault(asked, name) != name:

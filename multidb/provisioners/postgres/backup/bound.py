@@ -17,7 +17,7 @@ from multidb.model import listed
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.script import printable
 
-__all__ = ["AT_SERVER", "Beyond", "Bound", "at_server", "beyond", "inside", "refusal"]
+__all__ = ["AT_SERVER", "Beyond", "Bound", "at_server", "beyond", "inside", "of_schema", "refusal"]
 
 _MOST: Final = 10  # things that a message names
 _ENDING: Final = 10000  # milliseconds in which a consumer ends
@@ -189,7 +189,15 @@ SELECT json_build_object(
   'labels', (SELECT coalesce(json_agg(DISTINCT l.provider), '[]'::json) FROM pg_seclabel l
     WHERE l.objoid >= 16384 OR l.classoid = 'pg_namespace'::regclass),
   'tablespaces', (SELECT coalesce(json_agg(DISTINCT s.spcname), '[]'::json) FROM pg_class c
-    JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid >= 16384 AND c.relpersistence <> 't'))"""  # noqa: S608
+    JOIN pg_tablespace s ON s.oid = c.reltablespace JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid >= 16384 AND c.relpersistence <> 't'
+      AND coalesce(current_setting('multidb.schema', true), '') IN ('', n.nspname::text)))"""  # noqa: S608
+
+
+def of_schema(document: Mapping[str, Any], schema: str) -> dict[str, Any]:
+    """An answer to `inside` as far as it is about one schema of a database that apps share: what is in none is the
+    admin's, and in no dump of a schema."""
+    return {**document, "things": [thing for thing in document["things"] if thing["schema"] == schema], "mappings": []}
 
 
 @dataclass(frozen=True, slots=True)

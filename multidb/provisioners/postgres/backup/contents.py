@@ -17,12 +17,15 @@ from multidb.provisioners.postgres.backup import configuration
 from multidb.provisioners.postgres.provision.quoting import literal
 
 __all__ = [
+    "BESIDE_SCHEMA",
     "EMPTY",
     "EXTENSIONS",
     "EXTENSION_COMMENTS",
     "HIDDEN",
     "INVALID",
+    "INWARD",
     "LOCK_TIMEOUT",
+    "OUTWARD",
     "OWNED",
     "POLICIES",
     "READING",
@@ -37,6 +40,7 @@ __all__ = [
     "locks",
     "look_again",
     "measures",
+    "only_schema",
     "owned_by_others",
     "rows",
 ]
@@ -94,7 +98,14 @@ FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.se
 WHERE d.datname = current_database() AND split_part(line, '=', 1) <> 'role'
   AND (s.setrole = 0 AND s.setdatabase = d.oid OR r.rolname = $1 AND s.setdatabase IN (0, d.oid))"""
 
-_NOT_OURS = "n.nspname ~ '^pg_' OR n.nspname = 'information_schema'"
+# Where apps share a database, a session is about one app's schema, by a setting of multidb's own.
+_ONE_SCHEMA = "coalesce(current_setting('multidb.schema', true), '')"
+_NOT_OURS = (
+    "n.nspname ~ '^pg_' OR n.nspname = 'information_schema' "
+    f"OR ({_ONE_SCHEMA} <> '' AND n.nspname::text <> {_ONE_SCHEMA})"
+)
+# Large objects are in no schema, and in none of its sets.
+_LARGE_OBJECTS = f"(SELECT oid, lomowner, lomacl FROM pg_largeobject_metadata WHERE {_ONE_SCHEMA} = '')"  # noqa: S608
 
 
 def _brought(classid: str, oid: str) -> str:
@@ -141,11 +152,11 @@ SELECT json_build_object(
     'row policies', (SELECT count(*) FROM pg_policy p JOIN relation r ON r.oid = p.polrelid),
     'functions', (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                   WHERE p.oid >= 16384 AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_proc", "p.oid")}),
-    'large objects', (SELECT count(*) FROM pg_largeobject_metadata)),
+    'large objects', (SELECT count(*) FROM {_LARGE_OBJECTS} l)),
   'objects', (
     WITH RECURSIVE piece (oid, number, digest, size) AS (
       SELECT l.oid, 0::int8, md5(b), length(b)
-      FROM pg_largeobject_metadata l, LATERAL (SELECT lo_get(l.oid, 0, {_PIECE}) AS b OFFSET 0) first
+      FROM {_LARGE_OBJECTS} l, LATERAL (SELECT lo_get(l.oid, 0, {_PIECE}) AS b OFFSET 0) first
       UNION ALL
       SELECT p.oid, p.number + 1, md5(b), length(b)
       FROM piece p, LATERAL (SELECT lo_get(p.oid, (p.number + 1) * {_PIECE}, {_PIECE}) AS b OFFSET 0) next
@@ -189,7 +200,7 @@ SELECT coalesce(json_agg(json_build_array(
 FROM pg_namespace n WHERE n.oid >= 16384 AND NOT ({_NOT_OURS})"""  # noqa: S608
 
 # Policies for roles by name: those names may have to become others.
-POLICIES = """
+POLICIES = f"""
 SELECT coalesce(json_agg(json_build_object(
   'oid', p.oid::bigint, 'schema', n.nspname, 'table', c.relname, 'name', p.polname, 'permissive', p.polpermissive,
   'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
@@ -197,12 +208,12 @@ SELECT coalesce(json_agg(json_build_object(
   'roles', (SELECT json_agg(pg_get_userbyid(r)) FROM unnest(p.polroles) r),
   'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid))), '[]'::json)
 FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE p.polroles <> '{0}'"""
+WHERE p.polroles <> '{{0}}' AND NOT ({_NOT_OURS})"""  # noqa: S608
 
 # Anything that somebody has made: a table without rows is somebody's work, too.
 EMPTY = f"""
 SELECT NOT EXISTS ({_RELATION})
-  AND NOT EXISTS (SELECT FROM pg_largeobject_metadata)
+  AND NOT EXISTS (SELECT FROM {_LARGE_OBJECTS} l)
   AND NOT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                   WHERE p.oid >= 16384 AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_proc", "p.oid")})
   AND NOT EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
@@ -226,7 +237,7 @@ WITH other AS (
     AND (NOT {_brought("pg_class", "c.oid")} OR EXISTS (SELECT FROM pg_extension WHERE c.oid = ANY (extconfig)))
     AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
   UNION ALL
-  SELECT 'large object', l.oid::text, l.lomowner, NULL, NULL FROM pg_largeobject_metadata l
+  SELECT 'large object', l.oid::text, l.lomowner, NULL, NULL FROM {_LARGE_OBJECTS} l
   WHERE NOT pg_has_role(l.lomowner, 'USAGE') AND NOT EXISTS (
     SELECT FROM aclexplode(l.lomacl) x WHERE x.privilege_type = 'SELECT'
       AND CASE x.grantee WHEN 0 THEN true ELSE pg_has_role(x.grantee, 'USAGE') END))
@@ -266,15 +277,58 @@ class Contents:
     tables: Sequence[Table]
 
 
-def read(ask: Callable[[str], str]) -> Contents:
+# What the app has beside its schema: large objects, which no dump of a schema has.
+BESIDE_SCHEMA = """
+SELECT count(*) FROM pg_largeobject_metadata WHERE pg_has_role(lomowner, 'USAGE')"""
+
+# $1: a schema. What in it is made of things in other apps' schemas, and what these are: none of them would be where the
+# schema is loaded alone.
+OUTWARD = """
+WITH ours AS MATERIALIZED (SELECT oid FROM pg_namespace WHERE nspname = $1),
+member AS MATERIALIZED (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'),
+other AS MATERIALIZED (
+  SELECT 'pg_class'::regclass::oid AS class, oid, relnamespace AS schema FROM pg_class WHERE oid >= 16384
+  UNION ALL SELECT 'pg_type'::regclass, oid, typnamespace FROM pg_type WHERE oid >= 16384
+  UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace FROM pg_proc WHERE oid >= 16384),
+thing AS (
+  SELECT class, oid, schema, class AS whole, oid AS part FROM other
+  UNION ALL SELECT 'pg_rewrite'::regclass, w.oid, c.relnamespace, 'pg_class'::regclass, c.oid
+    FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class WHERE c.oid >= 16384
+  UNION ALL SELECT 'pg_constraint'::regclass, k.oid, c.relnamespace, 'pg_class'::regclass, c.oid
+    FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+  UNION ALL SELECT 'pg_attrdef'::regclass, f.oid, c.relnamespace, 'pg_class'::regclass, c.oid
+    FROM pg_attrdef f JOIN pg_class c ON c.oid = f.adrelid
+  UNION ALL SELECT 'pg_trigger'::regclass, t.oid, c.relnamespace, 'pg_class'::regclass, c.oid
+    FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+  UNION ALL SELECT 'pg_policy'::regclass, p.oid, c.relnamespace, 'pg_class'::regclass, c.oid
+    FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid)
+SELECT coalesce(json_agg(DISTINCT jsonb_build_array(a.type || ' ' || a.identity, b.type || ' ' || b.identity)), '[]')
+FROM pg_depend d JOIN thing t ON (t.class, t.oid) = (d.classid, d.objid)
+JOIN other o ON (o.class, o.oid) = (d.refclassid, d.refobjid),
+LATERAL pg_identify_object(t.whole, t.part, 0) a, LATERAL pg_identify_object(o.class, o.oid, 0) b
+WHERE t.schema {0} (SELECT oid FROM ours) AND o.schema {1} (SELECT oid FROM ours)
+  AND NOT EXISTS (SELECT FROM member m WHERE (m.classid, m.objid) = (o.class, o.oid))
+  AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid IN (t.schema, o.schema) AND n.nspname ~ '^pg_')"""
+# What other apps have made of things in the schema: it would go with them.
+INWARD = OUTWARD.format("NOT IN", "IN")
+OUTWARD = OUTWARD.format("IN", "NOT IN")
+
+
+def only_schema(schema: str | None) -> str:
+    """The statement after which a session is about one app's schema; None: about all of its database."""
+    return f"SELECT set_config('multidb.schema', {literal(schema or '')}, false)"
+
+
+def read(ask: Callable[[str], str], *, configuration_too: bool = True) -> Contents:
     """Counts everything that has no rows.
 
     Args:
         ask: answers a query with its one value, on a connection with the settings of `READING`, in a transaction.
+        configuration_too: also what extensions keep of what is configured, which is in no dump of a schema.
     """
     document = json.loads(ask(_COUNTS))
     digest, last = document["objects"]
-    tables = [*document["tables"], *json.loads(ask(configuration.TABLES))]
+    tables = [*document["tables"], *(json.loads(ask(configuration.TABLES)) if configuration_too else ())]
     return Contents(document["counts"], digest, last > 0, [Table(*table) for table in tables])
 
 

@@ -17,6 +17,7 @@ from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.secrets import Secret
 
@@ -87,11 +88,12 @@ class Databases:
     @contextlib.contextmanager
     def inside_live(self, app: App) -> Iterator[AdminInside | None]:
         """The admin in the app's live database; None where there is none, or it is shut."""
-        database = self.find(app.id).get(app.id)
+        name = home(app).database
+        database = self.find(name).get(name)
         if database is None or not database["open"]:
             yield None
         else:
-            with self.open(app.id) as connection:
+            with self.open(name) as connection:
                 yield AdminInside(connection)
 
     def find(self, *names: str) -> dict[str, Mapping[str, Any]]:
@@ -133,6 +135,11 @@ class Databases:
     def end_sessions(self, names: Sequence[str]) -> None:
         within = ", ".join(map(literal, names))
         self._send_again(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({within})")  # noqa: S608
+
+    def end_sessions_of(self, roles: Sequence[str]) -> None:
+        """Ends what logins of an app have open in any database."""
+        logins = ", ".join(map(literal, roles))
+        self._send_again(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ({logins})")  # noqa: S608
 
     def _send_again(self, text: str) -> None:
         """Sends what ends sessions until it is done: one that is not the admin's to end, such as that of an autovacuum

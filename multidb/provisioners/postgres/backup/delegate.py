@@ -21,6 +21,7 @@ from multidb.model import App, Owner, Server, listed
 from multidb.provisioners.postgres.backup.places import DELEGATE, place_mark
 from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import derived_names
 from multidb.provisioners.postgres.provision.roles import AppNames
@@ -35,6 +36,12 @@ SELECT coalesce(json_agg(r.rolname ORDER BY r.rolname), '[]'::json) FROM pg_role
 JOIN pg_shdescription c ON c.objoid = r.oid AND c.classoid = 'pg_authid'::regclass
 WHERE r.rolname IN (SELECT json_array_elements_text($1::json)) AND starts_with(c.description, 'multidb:')
   AND right(split_part(c.description, ' ', 1), length($2) + 1) = '/' || $2"""
+
+# Every role that multidb has made for an app.
+_ALL = """
+SELECT coalesce(json_agg(r.rolname ORDER BY r.rolname), '[]'::json) FROM pg_roles r
+JOIN pg_shdescription c ON c.objoid = r.oid AND c.classoid = 'pg_authid'::regclass
+WHERE starts_with(c.description, 'multidb:')"""
 
 # $1: a role. Whether it is there, its mark, and the databases in which it owns something or holds a right.
 _ROLE = """
@@ -124,6 +131,11 @@ class Delegates:
         names = [name.name for name in derived_names(app) if name.space == "postgres role"]
         roles: list[str] = json.loads(self._ask(_OWN, json.dumps(names), app.id))
         return roles + ([_stand_in(app)] if self._is_ours(_stand_in(app), app) else [])
+
+    def neighbours(self, app: App) -> list[str]:
+        """The app's roles, and where it shares a database those of every other app: what these make there meanwhile is
+        their own."""
+        return self.roles(app) + (json.loads(self._ask(_ALL)) if home(app).schema is not None else [])
 
     def owner_or_stand_in(self, app: App) -> str:
         """The owner role; where there is none, a role made in its stead, which `forget` takes away.

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Final
 
 from multidb.errors import ArchiveError, ServerDown, ServerError, ServerSlow
-from multidb.model import App, ArchiveWriter, Measures, Part, Place, PlaceKind, Progress, listed
+from multidb.model import App, ArchiveWriter, Measures, Part, Place, PlaceKind, Progress, counted, listed
 from multidb.provisioners.postgres.backup import bound, configuration, contents, programs, storage
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.delegate import Delegate
@@ -24,6 +24,7 @@ from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
+from multidb.provisioners.postgres.provision.databases import Home, home
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.script import printable
 
@@ -59,12 +60,14 @@ def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Prog
         ArchiveError: no pg_dump here fits the server, or it failed; somebody else's things are in the database.
         ServerSlow: the app holds a table for longer than a minute.
     """
-    program = databases.program("pg_dump")
-    live = Place(PlaceKind.LIVE, app, app.id)
+    program, where = databases.program("pg_dump"), home(app)
+    live = Place(PlaceKind.LIVE, app, where.database)
     with reading(databases, live) as (delegate, connection), ThreadPoolExecutor(1) as beside:
         snapshot = connection.ask("SELECT pg_export_snapshot()")
+        if where.schema is not None:
+            _require_whole(connection, where, databases.where)
         details = _details(databases, app, program, delegate, connection)
-        left_out = [pattern for pattern, *_ in _kept_back(app, connection, progress)]
+        left_out = [pattern for pattern, *_ in _kept_back(app, connection, progress)] if where.schema is None else []
         tables = held(databases, live, connection)
         details["storage"] = storage.find(connection.ask, databases.main.version)
         if left := json.loads(connection.ask(contents.INVALID)):
@@ -72,10 +75,11 @@ def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Prog
         measuring = beside.submit(contents.measures, connection.ask, tables)
         try:
             with writer.file(FILE) as file:
-                arguments = programs.dump_arguments(databases.address(program, delegate, app.id), snapshot, left_out)
+                address = databases.address(program, delegate, live.name)
+                arguments = programs.dump_arguments(address, snapshot, left_out, where.schema)
                 with programs.running(program, arguments, delegate.password, databases.where) as output:
                     written = 0
-                    for chunk in _flow(databases, output, delegate, app.id):
+                    for chunk in _flow(databases, output, delegate, live.name):
                         file.write(chunk)
                         written += len(chunk)
                         progress(app.id, "dumping", float(written))
@@ -101,10 +105,15 @@ def _details(
     databases: Databases, app: App, program: Program, delegate: Delegate, connection: Connection
 ) -> dict[str, Any]:
     """What a restore has to know beside the dump, read in the transaction of the snapshot."""
-    database, roles = databases.find(app.id)[app.id], databases.delegates.roles(app)
+    place, roles = home(app), databases.delegates.roles(app)
+    database = databases.find(place.database)[place.database]
     document = json.loads(connection.ask(bound.inside(databases.main.version, roles)))
     extensions = json.loads(connection.ask(contents.EXTENSIONS))
     given = json.loads(connection.ask(rights.query(literal(identifier(delegate.role)))))
+    settings = json.loads(connection.ask(contents.STORED_SETTINGS))
+    if place.schema is not None:
+        document, given = bound.of_schema(document, place.schema), rights.of_schema(given, place.schema, roles)
+        settings = []  # those of its logins stay as they are: no exchange of a schema touches them
     beyond = bound.beyond(document)
     notes = [*beyond.notes, *_extension_notes(extensions, given["members"], roles)]
     if not databases.has_room(beyond.tablespaces, delegate.role):
@@ -122,10 +131,30 @@ def _details(
         "policies": json.loads(connection.ask(contents.POLICIES)),
         "rights": given,
         "locale": Locale.read(database).document(),
-        "settings": json.loads(connection.ask(contents.STORED_SETTINGS)),
+        "settings": settings,
+        "schema": place.schema,
         "beyond": document,
         "notes": notes,
     }
+
+
+def _require_whole(connection: Connection, place: Home, where: str) -> None:
+    """`ArchiveError` where the app has what no set of its schema alone has, or could be loaded without."""
+    if (count := int(connection.ask(contents.BESIDE_SCHEMA))) > 0:
+        raise ArchiveError(
+            f"the app has {counted(count, 'large object')}, and a set of a schema has none",
+            where=where,
+            hint=f"let the app keep them in columns (bytea) and drop them, in database {place.database}: "
+            "SELECT lo_unlink(oid) ..; then run the command again",
+        )
+    if outward := json.loads(connection.ask(contents.OUTWARD, (place.schema or "",))):
+        named = listed([f"{ours} is made of {other}" for ours, other in outward], 5)
+        raise ArchiveError(
+            f"what is made of another app's schema is in no set, and nothing can be loaded that needs it: {named}",
+            where=where,
+            hint=f"let the app drop {outward[0][0]} and read the other's tables by queries instead; then run the "
+            "command again",
+        )
 
 
 def _extension_notes(extensions: Sequence[Sequence[str]], given: Sequence[Any], roles: Sequence[str]) -> Iterator[str]:
@@ -201,7 +230,8 @@ def reading(databases: Databases, place: Place) -> Iterator[tuple[Delegate, Conn
         databases.delegates.acting(place.app, role, [place.name], reads=True) as delegate,
         delegate.open(place.name) as connection,
     ):
-        connection.execute(*contents.READING)
+        only = home(place.app).schema if place.kind is PlaceKind.LIVE else None
+        connection.execute(*contents.READING, contents.only_schema(only))
         if others := json.loads(connection.ask(contents.UNREADABLE)):
             raise _not_the_apps(others, role, databases.where)
         if hidden := json.loads(connection.ask(contents.HIDDEN)):
@@ -239,7 +269,7 @@ def held(databases: Databases, place: Place, connection: Connection) -> contents
     Raises:
         ServerSlow: the app holds one of them for longer than a minute.
     """
-    inventory = contents.read(connection.ask)
+    inventory = contents.read(connection.ask, configuration_too=home(place.app).schema is None)
     for text in contents.locks(inventory.tables):
         answer = connection.send(text)
         if answer.refusal is not None and answer.refusal.sqlstate == _LOCKED:

@@ -12,6 +12,7 @@ from multidb.provisioners.postgres.backup import extensions, restore
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.locales import COLLATIONS, Locale
 from multidb.provisioners.postgres.backup.source import PostgresSource
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 
 __all__ = ["WHOLE", "bring_in", "survey"]
@@ -23,6 +24,11 @@ def survey(databases: Databases, app: App, context: StoreContext, source: Postgr
     """What the source says, and what this server has against it or keeps in another way."""
     seen = source.survey(app, context)
     losses, obstacles = list(seen.losses), list(seen.obstacles)
+    if (place := home(app)).schema is not None:
+        obstacles.append(
+            f"app {app.id} has {place}, and what is imported is a whole database: import it into an app that has one, "
+            "then move it with pg_dump and psql by multidb connect"
+        )
     theirs, ours = Locale.read(source.overview()), _locale(databases, app, source)
     if ours != theirs:
         losses.append(f"text was kept with {theirs}, which this server does not have; here it is {ours}")

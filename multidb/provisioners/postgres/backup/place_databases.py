@@ -20,6 +20,7 @@ from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.places import NEW, OLD, SCRATCH, parse_place_mark, place_mark, place_names
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.marks import RESTORED, UNFINISHED, mark, parse_mark
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
@@ -36,11 +37,12 @@ def prepare(databases: Databases, kind: PlaceKind, app: App, project: str) -> Pl
         Conflict: there is a database of that name that is not ours.
         Refused: `replace` would refuse.
     """
-    if kind is PlaceKind.NEW:  # said before hours of loading, too
+    if kind is PlaceKind.NEW and home(app).schema is None:  # said before hours of loading, too
         require_unbound(databases, app)
     place = Place(kind, app, app.id + {PlaceKind.SCRATCH: SCRATCH, PlaceKind.NEW: NEW}[kind])
     discard(databases, place)
-    like = databases.find(app.id).get(app.id)
+    beside = home(app).database
+    like = databases.find(beside).get(beside)
     words = f"{Locale.read(like).clause}{_tablespace(like)}" if like is not None else "ENCODING 'UTF8'"
     databases.make(place.name, words, place_mark(Owner(project, app.id)))
     return place

@@ -33,6 +33,7 @@ from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.postgres.backup.inside import Inside, located
 from multidb.provisioners.postgres.driver import session_settings
 from multidb.provisioners.postgres.driver.session_settings import OLDEST, Powers
+from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.secrets import Secret, redact
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "needs_tls",
     "restore_arguments",
     "running",
+    "schema_arguments",
     "statements_of",
     "tables_arguments",
 ]
@@ -215,19 +217,32 @@ def address(program: Program, server: Server, database: str, version: int = OLDE
     )
 
 
-def dump_arguments(address: str, snapshot: str, without_rows: Sequence[str] = ()) -> list[str]:
-    """Writes a whole database, as of an exported snapshot, to standard output.
+def dump_arguments(
+    address: str, snapshot: str, without_rows: Sequence[str] = (), schema: str | None = None
+) -> list[str]:
+    """Writes a whole database, or one schema of it, as of an exported snapshot, to standard output.
 
     Lightly compressed, although the set is compressed, too: plain, every row is a block of its own in the file, and a
     restore by several connections has to step through all of them.
 
     Args:
         without_rows: tables (patterns of psql) whose rows are left out.
+        schema: the only one that is written: without extensions and large objects. None: all.
     """
+    only = [f"--schema={identifier(schema)}"] if schema is not None else []
     return [
+        *only,
         *("--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
         *(f"--exclude-table-data={table}" for table in without_rows),
         *("--lock-wait-timeout=60s", f"--snapshot={snapshot}", f"--dbname={address}"),
+    ]
+
+
+def schema_arguments(address: str, schema: str) -> list[str]:
+    """Writes one schema to standard output, as it is now."""
+    return [
+        *(f"--schema={identifier(schema)}", "--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
+        *("--lock-wait-timeout=60s", f"--dbname={address}"),
     ]
 
 

@@ -23,12 +23,13 @@ from multidb.provisioners.postgres.driver.connection import Answer, Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.marks import UNFINISHED, mark, parse_mark
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, derived_names
 from multidb.provisioners.postgres.provision.script import printable
 
-__all__ = ["require_none_of_others", "restore"]
+__all__ = ["Load", "require_none_of_others", "restore"]
 
 _MAGIC = b"PGDMP"
 _CHUNK = 1 << 20
@@ -62,11 +63,12 @@ def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReade
             hint="upgrade the server",
         )
     program, beyond = databases.program("pg_restore", dumped_by), _loadable(part, databases.where)
+    _require_same_kind(part, place.app, databases.where)
     make_like_set(databases, place, part)
     role = databases.owner_of(place)
     with tempfile.TemporaryFile() as dump:
         _spool(reader, dump, place.app, progress)
-        load = _Load(databases, place, part, role, _roles(databases, place, part, role), progress, program, dump)
+        load = Load(databases, place, part, role, _roles(databases, place, part, role), progress, program, dump)
         listing = loading.contents_of(program, dump, databases.where)
         if place.kind is not PlaceKind.LIVE:
             databases.main.execute(f"GRANT CREATE ON DATABASE {identifier(place.name)} TO {identifier(role)}")
@@ -97,6 +99,19 @@ def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReade
         if owner is not None:
             comment = literal(mark(owner, UNFINISHED))
             databases.main.execute(f"COMMENT ON DATABASE {identifier(place.name)} IS {comment}")
+
+
+def _require_same_kind(part: Part, app: App, where: str) -> None:
+    """`Refused` where the set is of a whole database and the app has a schema in a shared one, or the other way."""
+    schema, here = part.details.get("schema"), home(app).schema
+    if (schema is None) is not (here is None):
+        made, has = ("a database of its own", "a schema") if schema is None else ("a schema", "a database of its own")
+        raise Refused(
+            f"the set is of an app with {made}, and app {app.id} has {has} here",
+            where=where,
+            hint="nothing was changed; restore it as an app whose entry says the same of database and schema as the "
+            "app's did when the set was made",
+        )
 
 
 def require_none_of_others(held: frozenset[tuple[str, ...]], where: str) -> None:
@@ -167,7 +182,7 @@ def _roles(databases: Databases, place: Place, part: Part, role: str) -> Mapping
 
 
 @dataclass(frozen=True, slots=True)
-class _Load:
+class Load:
     """One set on its way into a place.
 
     Args:

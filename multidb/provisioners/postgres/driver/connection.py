@@ -316,6 +316,13 @@ class Connection:
             raise ServerError("gave no answer to a catalog query", where=str(self._server))
         return value
 
+    def notified(self, channel: str) -> bool:
+        """Whether a notification on the channel has come with an answer, and was not asked for yet."""
+        while (notification := self._pgconn.notifies()) is not None:
+            if notification.relname == channel.encode():
+                return True
+        return False
+
     def copy_to(self, out: str, into: Connection, command: str) -> None:
         """Sends what ``COPY ... TO STDOUT`` gives here into ``COPY ... FROM STDIN`` there. Memory stays flat.
 

@@ -33,6 +33,7 @@ from multidb.errors import (
 from multidb.model import Batch, Column, ColumnType, Question, QuestionRows, Tenant
 from multidb.provisioners.postgres.driver.connection import Connection, Traffic
 from multidb.provisioners.postgres.driver.refusals import Refusal, refusal_of
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.logins import Login, logins
 from multidb.secrets import redact
 
@@ -104,7 +105,7 @@ class _Reading(Connection):
                 login.password,
                 "multidb query",
                 Traffic(),
-                database=tenant.app.id,
+                database=home(tenant.app).database,
                 user=login.user,
             )
         except (AuthenticationFailed, NotAllowed) as error:

@@ -30,6 +30,7 @@ from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup.base_files import MAPS, SIZES, database_of, members, read_sizes
 from multidb.provisioners.postgres.backup.places import DELEGATE, place_names
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.secrets import Secret, redact
 
@@ -88,7 +89,7 @@ class Revived:
 def revive(place: Revived, admin: Secret, revival: Revival, progress: Progress) -> None:
     """Fills the data folder. As in `RevivableKind.revive`."""
     databases = _databases(revival)
-    names = {revival.app, *place_names(revival.app), *_OWN}
+    names = {home(revival.app).database, *place_names(revival.app.id), *_OWN}
     kept = {number for number, name in databases.items() if name in names}
     while True:
         _Folder(place, revival, kept).fill(progress)
@@ -193,8 +194,9 @@ class _Folder:
             "recovery_target_action": "promote",
         }
         text = "".join(f"{name} = {literal(value)}\n" for name, value in settings.items())
-        delegate = self._revival.app + DELEGATE
-        rule = f"host {identifier('postgres')},{identifier(self._revival.app)} {{}} 127.0.0.1/32 scram-sha-256\n"
+        delegate = self._revival.app.id + DELEGATE
+        database = home(self._revival.app).database
+        rule = f"host {identifier('postgres')},{identifier(database)} {{}} 127.0.0.1/32 scram-sha-256\n"
         rules = "".join(rule.format(identifier(login)) for login in (ADMIN, delegate))
         for name, content in (
             ("postgresql.conf", text),
@@ -236,7 +238,7 @@ class _Recovery:
         self._log = place.data.parent / _LOG
         verifier = literal(scram.verifier(admin.reveal()))
         login = f"SUPERUSER LOGIN CONNECTION LIMIT -1 PASSWORD {verifier} VALID UNTIL 'infinity'"
-        role, name = literal(ADMIN), literal(revival.app)
+        role, name = literal(ADMIN), literal(home(revival.app).database)
         self._statements = (
             f"DO $do$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = {role}) THEN ALTER ROLE {ADMIN} {login}; "
             f"ELSE CREATE ROLE {ADMIN} {login}; END IF; END $do$;\n"
@@ -265,7 +267,7 @@ class _Recovery:
             )
         number = _NUMBER.search(output)
         if number is None or not int(number[1]):
-            raise ArchiveError(f"app {self._revival.app} had no database at that moment", hint="take a later moment")
+            raise ArchiveError(f"app {self._revival.app.id} had no database at that moment", hint="take a later moment")
         return int(number[1])
 
     def _replayed(self, settings: Collection[str]) -> tuple[int, str]:

@@ -19,6 +19,7 @@ from multidb.provisioners.postgres.provision.resources import (
 )
 from multidb.provisioners.postgres.provision.roles import POWERS
 from multidb.provisioners.postgres.provision.script import lines
+from multidb.provisioners.postgres.provision.shared_resources import SharedAccess, SharedDatabase
 from multidb.provisioners.postgres.provision.statements import statements
 
 __all__ = ["holes_in_resources"]
@@ -35,6 +36,10 @@ def holes_in_resources(inspection: Inspection, live: Iterable[Resource]) -> Iter
         match have, want:
             case Access(), Access():
                 yield from _access(have, want, inspection)
+            case SharedAccess(), SharedAccess():
+                yield from _shared_access(have, want, inspection)
+            case SharedDatabase(), SharedDatabase():
+                yield from _shared_database(have, want, inspection)
             case Membership(), None:
                 yield _membership(have, inspection)
             case Membership(), Membership() if have.admin and not want.admin:
@@ -73,6 +78,44 @@ def _access(have: Access, want: Access, inspection: Inspection) -> Iterator[Hole
             want.app,
             None if grantee == PUBLIC else grantee,
         )
+
+
+def _shared_access(have: SharedAccess, want: SharedAccess, inspection: Inspection) -> Iterator[Hole]:
+    for grantee in sorted({grantee for grantee, _ in have.privileges - want.privileges}):
+        surplus = frozenset(pair for pair in have.privileges - want.privileges if pair[0] == grantee)
+        opened = replace(want, privileges=want.privileges | surplus)
+        rights = ", ".join(sorted(right for _, right in surplus))
+        yield Hole(
+            f"{rights} for {grantee}",
+            f"database {have.database}",
+            f"{grantee} holds {rights} on a database that apps share, which multidb does not give: who makes schemas "
+            "there gets in the way of the others' names",
+            _closes(_updated(want, opened, "privileges"), inspection),
+            want.app,
+        )
+
+
+def _shared_database(have: SharedDatabase, want: SharedDatabase, inspection: Inspection) -> Iterator[Hole]:
+    if have.owner != want.owner:
+        return  # not ours to close: a plan says so
+    for grantee in sorted({grantee for grantee, _ in have.strangers}):
+        held = frozenset(pair for pair in have.strangers if pair[0] == grantee)
+        rights, who = ", ".join(sorted(right for _, right in held)), "everybody" if grantee == PUBLIC else grantee
+        yield Hole(
+            f"{rights} for {who}",
+            f"database {have.name}",
+            f"{who} holds {rights} on a database that apps share, which multidb does not give",
+            _closes(_updated(want, replace(want, strangers=held), "strangers"), inspection),
+            None,
+            None if grantee == PUBLIC else grantee,
+        )
+    for name, field, message in (
+        ("owned by another", "belongs_to", f"{have.belongs_to} owns it, and may let others in, rename it and drop it"),
+        ("template", "template", "whoever may make databases may copy what all of its apps have"),
+    ):
+        if getattr(have, field) != getattr(want, field):
+            closes = _closes(_updated(want, have, field), inspection)
+            yield Hole(name, f"database {have.name}", message, closes)
 
 
 def _membership(have: Membership, inspection: Inspection) -> Hole:

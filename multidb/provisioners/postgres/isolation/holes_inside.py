@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from enum import Enum
+from typing import Any, Final, Self
 
 from multidb.model import Hole, Inspection, Searched, counted
 from multidb.provisioners.postgres.isolation.inventory import CATALOGS
+from multidb.provisioners.postgres.provision.options import EXTENSION_SCHEMA
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PUBLIC, Interior, derived_names
+from multidb.provisioners.postgres.provision.roles import PEER
 from multidb.provisioners.postgres.provision.script import lines
 
 __all__ = ["SearchedDatabase", "holes_inside", "lends", "searched_inside", "with_lent"]
@@ -50,6 +53,14 @@ _LOOKED_FOR: Final = {
 }
 
 
+class Part(Enum):
+    """What of a database is looked at."""
+
+    ALL = "all"
+    SCHEMA = "one app's schema"
+    REST = "what is in no app's schema"
+
+
 @dataclass(frozen=True, slots=True)
 class SearchedDatabase:
     """A database that is looked into.
@@ -57,11 +68,15 @@ class SearchedDatabase:
     Args:
         app: whose it is; None: no app's of the manifest, so that only what the server itself has made is looked at.
         roles: who is at home there; the first owns everything.
+        part: of a database that apps share, one app's schema, or what is in none of their schemas.
+        schemas: the schema that is looked at, or those that are not.
     """
 
     name: str
     app: str | None = None
     roles: tuple[str, ...] = ()
+    part: Part = Part.ALL
+    schemas: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, interior: Interior, inspection: Inspection) -> SearchedDatabase:
@@ -70,10 +85,52 @@ class SearchedDatabase:
         roles = [name.name for name in derived_names(app) if name.space == "postgres role"]
         return cls(interior.name, app.id, (interior.role, *(role for role in roles if role != interior.role)))
 
+    @classmethod
+    def shared(
+        cls, database: str, marked: Mapping[str, str], inspection: Inspection, roles: Collection[str]
+    ) -> Iterator[Self]:
+        """A database that apps share: the schema of each, and the rest.
+
+        Args:
+            marked: the schemas that apps of the project have there, and whose each is.
+            roles: the roles with the project's mark.
+        """
+        yield cls(database, part=Part.REST, schemas=frozenset(marked))
+        for app in inspection.apps:
+            schemas = frozenset(schema for schema, owner in marked.items() if owner == app.id)
+            if schemas:
+                own = [name.name for name in derived_names(app) if name.space == "postgres role"]
+                peers = sorted(role for role in roles if role.endswith(f"_{PEER}{app.id}"))  # `Reading` has them
+                yield cls(database, app.id, (*own, *peers), Part.SCHEMA, schemas)
+
     @property
     def parameters(self) -> tuple[str, str]:
         """What `inventory.INSIDE` is asked with."""
-        return json.dumps(self.roles), "false" if self.app is None else "true"
+        return json.dumps(self.roles), "false" if self.app is None and self.part is Part.ALL else "true"
+
+    def looks_at(self, row: Sequence[Any]) -> bool:
+        """Whether a row of an answer, which begins with a schema, a kind and a name, is about it. What the server
+        itself has made is looked at with what is in no app's schema."""
+        schema, kind, name = row[:3]
+        if self.part is Part.ALL:
+            return True
+        system = kind != "default acl" and len(row) in (5, 8) and bool(row[-1])
+        inside = schema in self.schemas or (kind == "schema" and name in self.schemas)
+        if self.part is Part.SCHEMA:
+            of_its_roles = kind == "default acl" and any(name.startswith(f"for role {role}") for role in self.roles)
+            return (inside and not system) or of_its_roles
+        return not inside and kind != "default acl"
+
+    def is_usual(self, row: Sequence[Any]) -> bool:
+        """Whether a right in a shared database is one that multidb gives: everybody may look up extensions."""
+        kind, name, _, grantee, _, rights, _ = row
+        return self.part is Part.REST and (kind, name, grantee, rights) == ("schema", EXTENSION_SCHEMA, PUBLIC, "USAGE")
+
+    def taken(self, kind: str, name: str, system: bool) -> str:
+        """The statement that takes a thing from its owner. What is in no app's schema is nobody's to have."""
+        if not self.roles and not system:
+            return f"DROP {_ALTERED.get(kind, kind.upper())} {name}"
+        return _given(kind, name, None if system else self.roles[0])
 
     def hole(
         self, name: str, subject: str, message: str, closes: Iterable[str], account: str | None, *, system: bool = False
@@ -102,19 +159,21 @@ def with_lent(answer: str, lent: str) -> str:
 def holes_inside(answer: str, database: SearchedDatabase) -> Iterator[Hole]:
     """The holes in the answer to `inventory.INSIDE`, asked in `database`, and to `inventory.LENT` where `lends`."""
     document: dict[str, Sequence[Sequence[Any]] | None] = json.loads(answer)
-    yield from _rights(document["rights"] or (), database)
-    for kind, name, owner, system in document["owned"] or ():
+    rights = [row for row in _in_part(document["rights"], database) if not database.is_usual(row)]
+    yield from _rights(rights, database)
+    for kind, name, owner, system in _in_part(document["owned"], database):
         message = f"{owner} owns it, and whoever owns a thing may change what it does to who uses it"
-        to = None if system else database.roles[0]
         yield database.hole(
-            "owned by another", f"{kind} {name}", message, [_given(kind, name, to)], owner, system=system
+            "owned by another", f"{kind} {name}", message, [database.taken(kind, name, system)], owner, system=system
         )
-    granted = {name for kind, name, *_ in document["rights"] or ()}
-    for routine in document.get("routines") or ():
+    granted = {name for kind, name, *_ in rights}
+    for routine in _in_part(document.get("routines"), database):
         if routine[1] not in granted:  # what an extension keeps to its administrators is named as a grant
             yield _routine(routine, database)
-    for relation in document.get("relations") or ():
+    for relation in _in_part(document.get("relations"), database):
         yield _relation(relation, database)
+    if database.part is Part.SCHEMA:
+        return  # the rest is of the database as a whole
     for server, user in document.get("mappings") or ():
         who = "everybody" if user == PUBLIC else user
         message = f"{who} comes into another server by it, with a login that the app was not given"
@@ -132,6 +191,11 @@ def holes_inside(answer: str, database: SearchedDatabase) -> Iterator[Hole]:
         yield database.hole(
             "trusted language", f"language {language}", message, [text], PUBLIC, system=database.app is None
         )
+
+
+def _in_part(rows: Sequence[Sequence[Any]] | None, database: SearchedDatabase) -> list[Sequence[Any]]:
+    """The rows about what is looked at, without the schema that they begin with."""
+    return [row[1:] for row in rows or () if database.looks_at(row)]
 
 
 def searched_inside(answers: Sequence[str], asked: int) -> Iterator[Searched]:

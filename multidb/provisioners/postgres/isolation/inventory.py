@@ -284,7 +284,8 @@ SELECT json_build_object(
     OR EXISTS (SELECT FROM pg_class WHERE oid >= 16384 AND relkind IN ('v', 'm', 'r', 'p', 'f')
                AND (relkind = 'f' OR relowner NOT IN (SELECT oid FROM insider)))
     OR EXISTS (SELECT FROM pg_foreign_server)),
-  'rights', (SELECT json_agg(json_build_array(t.type, t.identity, a.attname, r.grantee, r.grantor, r.rights, r.system))
+  'rights', (SELECT json_agg(json_build_array(
+      t.schema, t.type, t.identity, a.attname, r.grantee, r.grantor, r.rights, r.system))
     FROM (
     SELECT class, object, part, system, string_agg(DISTINCT privilege, ', ' ORDER BY privilege) AS rights,
       CASE grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(grantee) END AS grantee,
@@ -292,7 +293,7 @@ SELECT json_build_object(
     FROM right_of GROUP BY class, object, part, system, grantee, grantor, owner) r
     CROSS JOIN LATERAL pg_identify_object(r.class, r.object, 0) t
     LEFT JOIN pg_attribute a ON r.class = 1259 AND r.part <> 0 AND a.attrelid = r.object AND a.attnum = r.part),
-  'owned', (SELECT json_agg(json_build_array(t.type, t.identity, pg_get_userbyid(o.owner), {_SYSTEM}))
+  'owned', (SELECT json_agg(json_build_array(t.schema, t.type, t.identity, pg_get_userbyid(o.owner), {_SYSTEM}))
     FROM owned o CROSS JOIN LATERAL pg_identify_object(o.class, o.object, 0) t),
   'events', (SELECT json_agg(json_build_array(quote_ident(evtname), evtevent, pg_get_userbyid(evtowner)))
     FROM pg_event_trigger
@@ -330,10 +331,11 @@ relation AS (
                           WHERE o.option_name = 'security_invoker' AND o.option_value::bool)
           AND EXISTS (SELECT FROM {_REACHED} AND ({_BORROWED})) END)
 SELECT json_build_object(
-  'routines', (SELECT json_agg(json_build_array(r.oid::regprocedure::text, t.identity, pg_get_userbyid(r.owner), r.why,
+  'routines', (SELECT json_agg(json_build_array(
+      t.schema, r.oid::regprocedure::text, t.identity, pg_get_userbyid(r.owner), r.why,
       CASE WHEN r.shipped THEN {_HELD} FROM aclexplode(coalesce(r.acl, acldefault('f', r.owner))) x WHERE {_HOME}) END))
     FROM routine r CROSS JOIN LATERAL pg_identify_object(1255, r.oid, 0) t),
-  'relations', (SELECT json_agg(json_build_array(t.type, t.identity, pg_get_userbyid(r.owner), r.why,
+  'relations', (SELECT json_agg(json_build_array(t.schema, t.type, t.identity, pg_get_userbyid(r.owner), r.why,
       {_HELD} FROM aclexplode(r.acl) x WHERE ({_HOME}) AND x.grantee <> r.owner),
       r.owner IN (SELECT oid FROM insider)))
     FROM relation r CROSS JOIN LATERAL pg_identify_object(1259, r.oid, 0) t),

@@ -23,6 +23,7 @@ __all__ = [
     "given",
     "members",
     "members_query",
+    "of_schema",
     "owned",
     "passed_on",
     "query",
@@ -223,6 +224,15 @@ SELECT json_build_object(
       ORDER BY k.class, k.oid, k.column NULLS FIRST), '[]'::json)  -- what is taken off a table goes off its columns
     FROM kept k, pg_identify_object_as_address(k.class, k.oid, 0) i WHERE NOT {_IS_MEMBER.format("k.class", "k.oid")}),
   'members', ({_MEMBERS}))"""  # noqa: S608
+
+
+def of_schema(document: Mapping[str, Any], schema: str, roles: Sequence[str]) -> dict[str, Any]:
+    """An answer to `query` as far as it is about one schema of a database that apps share, and the app's roles."""
+    return {
+        "defaults": [entry for entry in document["defaults"] if entry[0] in roles],
+        "things": [entry for entry in document["things"] if entry[1][:1] == [schema]],
+        "members": [],
+    }
 
 
 def read(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> tuple[list[Default], list[Right]]:

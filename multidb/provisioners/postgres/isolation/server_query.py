@@ -14,6 +14,7 @@ from multidb.provisioners.postgres.backup.places import place_mark, place_names
 from multidb.provisioners.postgres.isolation.inventory import SHARED
 from multidb.provisioners.postgres.provision.resources import Database, PostgresFacts, derived_names
 from multidb.provisioners.postgres.provision.roles import POWERS
+from multidb.provisioners.postgres.provision.shared_resources import SharedDatabase
 
 __all__ = ["server_parameters", "server_query"]
 
@@ -163,6 +164,6 @@ def server_parameters(logins: Iterable[str], inspection: Inspection) -> tuple[st
     ours = place_mark(Owner(inspection.context.project, ""))
     names = [name for app in inspection.apps for name in derived_names(app)]
     roles = [name.name for name in names if name.space == "postgres role"]
-    databases = [resource.name for resource in inspection.desired if isinstance(resource, Database)]
+    databases = [resource.name for resource in inspection.desired if isinstance(resource, (Database, SharedDatabase))]
     known = sorted(inspection.context.known)
     return (json.dumps(sorted(logins)), ours, json.dumps(places), *map(json.dumps, (roles, known, databases)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from multidb.model import App, Finding, Level, StoreContext, counted
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
@@ -25,6 +25,7 @@ def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
         findings = [Finding(Level.WARNING, subject, message, fix)]
     else:
         findings = [Finding(Level.OK, subject, message)]
+    findings += _pools(apps, there)
     for name in facts.stale_collations:
         fix = f'REINDEX DATABASE "{name}", then ALTER DATABASE "{name}" REFRESH COLLATION VERSION'
         text = "was made under another version of the system's collations, so its text indexes may be wrong"
@@ -35,6 +36,18 @@ def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
             fix = f'let {database.owner} run: REVOKE CONNECT, TEMPORARY ON DATABASE "{database.name}" FROM PUBLIC'
             findings.append(Finding(Level.WARNING, f"database {database.name}", text, fix))
     return tuple(findings)
+
+
+def _pools(apps: Sequence[App], there: int) -> Iterator[Finding]:
+    """Whether one process of each app may open all that its pool says, where any says it."""
+    pools = {app.id: options.pool.max for app in apps if (options := AppOptions.of(app.stores[STORE])).pool is not None}
+    total = sum(pools.values())
+    message = f"the pools of {counted(len(pools), 'app')} open up to {counted(total, 'connection')}, one process each"
+    if total > there:
+        fix = "lower max of some pools, raise max_connections, or put PgBouncer in front"
+        yield Finding(Level.WARNING, "connection pools", f"{message}, and the server has {there}", fix)
+    elif pools:
+        yield Finding(Level.OK, "connection pools", f"{message}, the server has {there}")
 
 
 def _connections(options: AppOptions) -> int:

@@ -13,6 +13,8 @@ from multidb.provisioners.postgres.backup.bound import Beyond, beyond
 from multidb.provisioners.postgres.backup.configuration import Relation
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
+from multidb.provisioners.postgres.provision import interior, shared_catalog
+from multidb.provisioners.postgres.provision.privileges import grantee_in_sql
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
 __all__ = ["AdminInside", "creation"]
@@ -56,6 +58,72 @@ class AdminInside:
         """Gives a role the reading of an extension's table, or sequence, that the app had where the set is from."""
         self._let_in(relation, role)
         self._give(f"GRANT SELECT ON {relation.kind} {relation.name} TO {identifier(role)}", relation)
+
+    # ------------------------------------------------------------------- schemas of apps in a database that they share
+
+    def schemas(self) -> str:
+        """Every schema, with its owner, mark and rights (`shared_catalog.SHARED`): catalogs only."""
+        return self._connection.ask(shared_catalog.SHARED)
+
+    def made_of(self, schema: str) -> list[tuple[str, str]]:
+        """What other apps have made of things in the schema, and these: catalogs only."""
+        return [(other, ours) for other, ours in json.loads(self._connection.ask(contents.INWARD, (schema,)))]
+
+    def make_schema(self, schema: str, role: str, comment: str) -> None:
+        """A schema of the admin's, in which a role may make things."""
+        self._require_quiet()
+        name = identifier(schema)
+        self._connection.transact(
+            f"CREATE SCHEMA {name}",
+            f"COMMENT ON SCHEMA {name} IS {literal(comment)}",
+            f"GRANT USAGE, CREATE ON SCHEMA {name} TO {identifier(role)}",
+        )
+
+    def hand_over_schema(self, schema: str, role: str, database: str) -> None:
+        """Makes a schema the role's, which takes a right on the database for that moment."""
+        self._require_quiet()
+        right, to = f"CREATE ON DATABASE {identifier(database)}", identifier(role)
+        self._connection.transact(
+            f"GRANT {right} TO {to}",
+            f"ALTER SCHEMA {identifier(schema)} OWNER TO {to}",
+            f"REVOKE {right} FROM {to}",
+        )
+
+    def exchange_schemas(self, name: str, old: str, new: str, marks: tuple[str, str], readers: Sequence[str]) -> None:
+        """In one transaction, the schema `new` takes the name `name`; what is called so now is `old` then, which nobody
+        may enter.
+
+        Args:
+            marks: of the old and of the new one.
+            readers: the roles by which other apps read what is in it.
+        """
+        self._require_quiet()
+        before, after, there = map(identifier, (old, name, new))
+        away = []
+        if (live := json.loads(self.schemas())["schemas"].get(name)) is not None:
+            held = sorted({grantee for grantee, *_ in live["rights"] or ()})
+            away = [
+                f"ALTER SCHEMA {after} RENAME TO {before}",
+                f"COMMENT ON SCHEMA {before} IS {literal(marks[0])}",
+                *(f"REVOKE ALL ON SCHEMA {before} FROM {grantee_in_sql(grantee)}" for grantee in held),
+            ]
+        self._connection.transact(
+            *away,
+            f"ALTER SCHEMA {there} RENAME TO {after}",
+            f"COMMENT ON SCHEMA {after} IS {literal(marks[1])}",
+            *(f"GRANT USAGE ON SCHEMA {after} TO {identifier(reader)}" for reader in readers),
+        )
+
+    def _require_quiet(self) -> None:
+        """`NotAllowed` where a statement would run, as the admin, a function of somebody who may do less."""
+        if self._connection.quiets_event_triggers:
+            return
+        if triggers := json.loads(self._connection.ask(interior.EVENT_TRIGGERS)):
+            name, owner = triggers[0]
+            raise NotAllowed(
+                f"the event trigger {name} would run a function of {owner} as the admin",
+                hint=f"let a superuser disable it: ALTER EVENT TRIGGER {identifier(name)} DISABLE",
+            )
 
     def roll_back(self, transaction: str) -> None:
         """Ends a prepared transaction."""

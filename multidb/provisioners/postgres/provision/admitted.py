@@ -15,8 +15,9 @@ from typing import Final
 from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import existing, interior, reading, summary
+from multidb.provisioners.postgres.provision import existing, interior, reading, shared_catalog, summary
 from multidb.provisioners.postgres.provision.interior_statements import NOTHING_PREPARED
+from multidb.provisioners.postgres.provision.options import EXTENSION_SCHEMA
 
 __all__ = ["FORMS", "QUERIES", "Form", "require"]
 
@@ -81,6 +82,14 @@ FORMS: Final = (
         rf"REVOKE {_NAME} FROM {_NAME}(?: GRANTED BY {_NAME})?",
         _CATALOG_ONLY,
     ),
+    Form("CREATE SCHEMA", rf"CREATE SCHEMA {_NAME}", _CATALOG_ONLY),
+    Form("COMMENT ON SCHEMA", rf"COMMENT ON SCHEMA {_NAME} IS {_TEXT}", _CATALOG_ONLY),
+    Form(
+        "DROP SCHEMA",
+        rf"DROP SCHEMA (?:IF EXISTS )?{_NAME}",
+        "without CASCADE it drops what holds nothing; dropping calls nothing but event triggers, which do not fire or "
+        "are refused",
+    ),
     Form("CREATE SCHEMA public AUTHORIZATION", rf"CREATE SCHEMA public AUTHORIZATION {_NAME}", _CATALOG_ONLY),
     Form(
         "ALTER TABLE/SEQUENCE/VIEW/TYPE/DOMAIN/SCHEMA/.. OWNER TO",
@@ -99,6 +108,12 @@ FORMS: Final = (
         "the script is a file of the server's machine, run with public and pg_catalog in its search_path: a trusted "
         "one is meant to be run for anybody (from 13.8, 14.5 and 15 on it replaces nothing), one that is not runs "
         "only where nothing was prepared: in a database that no app has had yet, or after the two statements below",
+    ),
+    Form(
+        'CREATE EXTENSION IF NOT EXISTS .. [SCHEMA "extensions"] CASCADE',
+        rf'CREATE EXTENSION IF NOT EXISTS {_NAME}(?: SCHEMA "{EXTENSION_SCHEMA}")? CASCADE',
+        "in a database that apps share: nobody but the admin makes anything in that schema, or another schema, so no "
+        "script finds what an app has made",
     ),
     *(
         Form(title, re.escape(text), "a lock on catalogs, and a count in them; superusers only")
@@ -127,6 +142,7 @@ QUERIES: Final = (
     existing.INSIDE,
     summary.QUERY,
     reading.READING,
+    shared_catalog.SHARED,
     usage.INSIDE,
     inventory.INSIDE,
     inventory.LENT,

@@ -17,9 +17,11 @@ from multidb.provisioners.postgres.backup.places import DELEGATES
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.marks import parse_mark
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions, duration_of, duration_text
+from multidb.provisioners.postgres.provision.privileges import privileges_of
 from multidb.provisioners.postgres.provision.resources import (
     MANAGED_SETTINGS,
     PURPOSES,
+    SEARCH_PATH,
     Access,
     Database,
     Interior,
@@ -35,13 +37,20 @@ from multidb.provisioners.postgres.provision.resources import (
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, AppNames, slot_of
 from multidb.provisioners.postgres.provision.setting_values import stored_values
+from multidb.provisioners.postgres.provision.shared_catalog import moved, shared_access, shared_database
+from multidb.provisioners.postgres.provision.shared_resources import (
+    SharedAccess,
+    SharedDatabase,
+    SharedInterior,
+    is_shared,
+    unfinished_name,
+)
 
 __all__ = [
     "InteriorStatus",
     "Overview",
     "overview_parameters",
     "overview_query",
-    "privileges_of",
     "read_overview",
     "without_known",
 ]
@@ -96,6 +105,8 @@ def overview_parameters(inspection: Inspection) -> tuple[str, str, str, str]:
     roles = [name.name for name in names if name.space == "postgres role"]
     databases = [name.name for name in names if name.space == "postgres database"]
     databases += [resource.name for resource in inspection.desired if isinstance(resource, ServerDatabase)]
+    shared = [resource.name for resource in inspection.desired if isinstance(resource, SharedDatabase)]
+    databases += [*shared, *map(unfinished_name, shared)]
     known = json.dumps(sorted(inspection.context.known))
     return json.dumps(roles), json.dumps(databases), f"multidb:{inspection.context.project}/", known
 
@@ -123,6 +134,8 @@ class Overview:
 
     resources: tuple[Resource, ...]
     insides: tuple[InteriorStatus, ...]
+    shared: tuple[str, ...] = ()  # databases that apps share and that can be entered
+    roles: frozenset[str] = frozenset()  # those with the project's mark
 
 
 def read_overview(answer: str, inspection: Inspection) -> Overview:
@@ -133,6 +146,9 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
     desired = {resource.key: resource for resource in inspection.desired}
     roles = [_role(row, desired, inspection, facts) for row in document["roles"] or []]
     owners = {role.name: role.owner for role in roles}
+    shared = {key[1]: resource for key, resource in desired.items() if isinstance(resource, SharedDatabase)}
+    shared |= {unfinished_name(name): resource for name, resource in shared.items()}
+    entered: list[str] = []
     resources: list[Resource] = [*roles]
     apps = {name.name: app.id for app in inspection.apps for name in derived_names(app)}
     resources += _memberships(document["memberships"] or [], desired, owners, apps, facts)
@@ -141,6 +157,13 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
     for row in document["databases"] or []:
         if (ServerDatabase.kind, row["name"]) in desired:
             resources.append(_server_database(row, facts, document["known"] or []))
+            continue
+        if row["name"] in shared or is_shared(row["mark"]):
+            if (sought := shared.get(row["name"])) is not None:
+                made = list(_in_shared(row, sought, owners, beside.get(row["name"], {}), everywhere))
+                resources += made
+                databases = [one for one in made if isinstance(one, SharedDatabase) and one.owner == sought.owner]
+                entered += [one.name for one in databases if one.finished and row["open"]]
             continue
         owner, revision = parse_mark(row["mark"])
         half_made = _half_made(row, desired, owners)
@@ -155,7 +178,30 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
             # A limit keeps out everybody but superusers, and has to be lifted first.
             open_ = row["open"] and (facts.superuser or row["connection_limit"] < 0)
             insides.append(InteriorStatus(interior, revision, settled, open_, marked=owner is not None))
-    return Overview(tuple(resources), tuple(insides))
+    inspection.unread.update(moved(document["databases"] or (), inspection, owners))
+    project = inspection.context.project
+    ours = frozenset(name for name, owner in owners.items() if owner is not None and owner.project == project)
+    return Overview(tuple(resources), tuple(insides), tuple(entered), ours)
+
+
+def _in_shared(
+    row: Mapping[str, Any],
+    desired: SharedDatabase,
+    owners: Mapping[str, Owner | None],
+    beside: Mapping[str, str],
+    everywhere: Mapping[str, list[str]],
+) -> Iterator[Resource]:
+    """A database that apps share, and what each of them has on it as a whole."""
+    database = shared_database(row, desired, owners)
+    if database is None:
+        return
+    yield database
+    if database.finished and desired.owner is not None:
+        yield from shared_access(row, desired.owner.project, owners)
+        managed = MANAGED_SETTINGS | {SEARCH_PATH}
+        for settings in _settings(row, None, beside, everywhere, managed):
+            owner = owners.get(settings.role)
+            yield replace(settings, app=owner.app if owner is not None else None)
 
 
 def without_known(resources: Iterable[Resource], known: frozenset[str]) -> Iterator[Resource]:
@@ -164,6 +210,16 @@ def without_known(resources: Iterable[Resource], known: frozenset[str]) -> Itera
         match resource:
             case Membership() if resource.member in known:
                 continue
+            case SharedDatabase():
+                yield replace(
+                    resource, strangers=frozenset(pair for pair in resource.strangers if pair[0] not in known)
+                )
+            case SharedInterior():
+                public, extensions = (
+                    frozenset(pair for pair in held if pair[0] not in known)
+                    for held in (resource.public, resource.extensions)
+                )
+                yield replace(resource, public=public, extensions=extensions)
             case Access():
                 held = frozenset(pair for pair in resource.privileges if pair[0] not in known)
                 yield replace(resource, privileges=held)
@@ -284,16 +340,6 @@ def _access(row: Mapping[str, Any], owner: Owner | None) -> Access:
     )
 
 
-def privileges_of(rows: Iterable[Sequence[Any]] | None) -> frozenset[tuple[str, str]]:
-    """Pairs of grantee and privilege; the right to pass one on is a privilege of its own."""
-    held: set[tuple[str, str]] = set()
-    for grantee, privilege, grantable in rows or ():
-        held.add((grantee, privilege))
-        if grantable:
-            held.add((grantee, f"GRANT OPTION FOR {privilege}"))
-    return frozenset(held)
-
-
 def _standing_beside(inspection: Inspection) -> dict[str, dict[str, str]]:
     """By database, each login that works beside the one of the same purpose in the app's variables, and that one."""
     by_app = {app.id: purposes(AppOptions.of(app.stores[STORE])) for app in inspection.apps}
@@ -301,25 +347,31 @@ def _standing_beside(inspection: Inspection) -> dict[str, dict[str, str]]:
     for app, alternates in inspection.context.alternates.items():
         names = AppNames.of(app)
         databases = [one.name for one in inspection.desired if isinstance(one, Database) and one.app == app]
+        databases += [one.database for one in inspection.desired if isinstance(one, SharedAccess) and one.app == app]
         for other in alternates.working - {alternates.current}:
             logins = {
                 names.login(slot_of(purpose, other)): names.login(slot_of(purpose, alternates.current))
                 for purpose in by_app.get(app, PURPOSES)
             }
-            beside |= dict.fromkeys(databases, logins)
+            for database in databases:
+                beside[database] = beside.get(database, {}) | logins
     return beside
 
 
 def _settings(
-    row: Mapping[str, Any], owner: Owner | None, beside: Mapping[str, str], everywhere: Mapping[str, list[str]]
+    row: Mapping[str, Any],
+    owner: Owner | None,
+    beside: Mapping[str, str],
+    everywhere: Mapping[str, list[str]],
+    managed: frozenset[str] = MANAGED_SETTINGS,
 ) -> Iterator[Settings]:
     here = {role: _pairs(config) for role, config in row["settings"] or ()}
     for role in sorted({*here, *beside}):
         held = here.get(role, {}).items()
-        values = frozenset((name, _setting(name, value)) for name, value in held if name in MANAGED_SETTINGS)
+        values = frozenset((name, _setting(name, value)) for name, value in held if name in managed)
         unlike: frozenset[tuple[bool, str, str | None]] = frozenset()
         if other := beside.get(role):
-            in_database = _unlike(here.get(role, {}), here.get(other, {}), MANAGED_SETTINGS)
+            in_database = _unlike(here.get(role, {}), here.get(other, {}), managed)
             anywhere = _unlike(_pairs(everywhere.get(role, ())), _pairs(everywhere.get(other, ())), _BECOMING)
             unlike = frozenset({*((True, *pair) for pair in in_database), *((False, *pair) for pair in anywhere)})
         if values or unlike:

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from multidb.model import Alternates, App, Owner, Resource, StoreContext
-from multidb.provisioners.postgres.provision.databases import database_names
+from multidb.provisioners.postgres.provision.databases import Home, database_names, home
 from multidb.provisioners.postgres.provision.options import (
+    EXTENSION_SCHEMA,
     STORE,
     AppOptions,
     ServerOptions,
@@ -17,6 +18,7 @@ from multidb.provisioners.postgres.provision.resources import (
     LARGE_OBJECTS,
     MAINTAIN_SINCE,
     MIGRATE_CONNECTIONS,
+    SEARCH_PATH,
     Access,
     Database,
     Interior,
@@ -31,6 +33,12 @@ from multidb.provisioners.postgres.provision.resources import (
     purposes,
 )
 from multidb.provisioners.postgres.provision.roles import READER, READS, AppNames, reader_purpose, slot_of
+from multidb.provisioners.postgres.provision.shared_resources import (
+    Schema,
+    SharedAccess,
+    SharedDatabase,
+    SharedInterior,
+)
 from multidb.secrets import Alternate
 
 __all__ = ["desired"]
@@ -43,11 +51,49 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
     facts, options = PostgresFacts.of(context.facts), ServerOptions.of(context.options)
     closable = [database for database in facts.server_databases if database.closable and options.close_defaults]
     resources: list[Resource] = [ServerDatabase(name=database.name) for database in closable]
+    resources += _shared(apps, context, facts)
     for app in apps:
         resources += _of_app(app, context, facts)
         resources += _former_readers(app, context, facts)
         resources += _former_test_database(app, apps, context, facts)
+    resources += _peers(apps, context, facts)
     return tuple(resources)
+
+
+def _shared(apps: Sequence[App], context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
+    """The databases in which apps have a schema each: nobody's of them, whichever are asked for."""
+    for name in sorted({place.database for app in apps if (place := home(app)).schema is not None}):
+        yield SharedDatabase(name=name, owner=Owner(context.project, name), belongs_to=facts.admin)
+        nobodys: frozenset[tuple[str, str]] = frozenset()
+        large_objects = nobodys if facts.superuser else None
+        yield SharedInterior(name=name, belongs_to=facts.admin, large_objects=large_objects)
+
+
+def _peers(apps: Sequence[App], context: StoreContext, facts: PostgresFacts) -> Iterator[Reading]:
+    """What apps may read of others' schemas, where these are asked for, too, or on the server: none that the manifest
+    does not say (any more)."""
+    homes = {one.owner.app: Home(one.database, one.schema) for one in facts.schemas}
+    homes |= {app.id: home(app) for app in apps}
+    for app in apps:
+        names, place, reads = AppNames.of(app.id), home(app), AppOptions.of(app.stores[STORE]).reads
+        former = [
+            role.name.removeprefix(names.peer(""))
+            for role in facts.peer_roles
+            if role.owner == Owner(context.project, app.id)
+        ]
+        for other in sorted({*reads, *former}) if place.schema is not None else ():
+            there = homes.get(other)
+            if there is None or there.schema is None or there.database != place.database:
+                continue  # nothing of it can be read
+            yield Reading(
+                name=f"{app.id} of {other}",
+                app=app.id,
+                role=names.peer(other),
+                tables=frozenset({(there.schema, "*")} if other in reads else ()),
+                database=place.database,
+                tables_owner=AppNames.of(other).owner,
+                schemas=frozenset({there.schema}),
+            )
 
 
 def _former_test_database(
@@ -65,7 +111,7 @@ def _former_readers(app: App, context: StoreContext, facts: PostgresFacts) -> It
     their rights by table has none."""
     owner, names = Owner(context.project, app.id), AppNames.of(app.id)
     taken = {name.name for name in derived_names(app)}
-    by_table = {names.reads(name) for name in _by_table(names.database, names, AppOptions.of(app.stores[STORE]))}
+    by_table = {names.reads(name) for name in _by_table(home(app), names, AppOptions.of(app.stores[STORE]))}
     for role in facts.reader_roles:
         if role.owner != owner:
             continue
@@ -74,7 +120,7 @@ def _former_readers(app: App, context: StoreContext, facts: PostgresFacts) -> It
             limit = role.connection_limit
             yield Role(name=role.name, app=app.id, owner=owner, connection_limit=limit, secret=reader, purpose=_READS)
         elif not role.login and role.name not in by_table:
-            yield _reading(names, app, reader.removeprefix(READS), frozenset())
+            yield _reading(names, app, home(app).database, reader.removeprefix(READS), frozenset())
 
 
 def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
@@ -84,23 +130,58 @@ def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[R
     if read_only:
         yield Role(name=names.over_quota, app=app.id, owner=owner, purpose="reads and deletes, over its quota")
     yield from _memberships(app, names, options, facts, alternates, read_only=read_only)
+    place = home(app)
+    if place.schema is not None:
+        yield from _of_schema(app, place, owner, options, facts, alternates, read_only=read_only)
     for database in database_names(app):
         yield Database(name=database, app=app.id, owner=owner, belongs_to=facts.admin, locale=options.locale)
-        yield Access(name=database, app=app.id, privileges=_database_privileges(database, names, options, alternates))
-        yield from _settings(app, database, options, alternates, read_only=read_only)
-        yield _interior(app, database, options, facts, alternates, read_only=read_only)
-    for reader, tables in _by_table(names.database, names, options).items():
-        yield _reading(names, app, reader, tables)
+        inside = Home(database)
+        yield Access(name=database, app=app.id, privileges=_database_privileges(inside, names, options, alternates))
+        yield from _settings(app, inside, options, alternates, read_only=read_only)
+        yield _interior(app, inside, options, facts, alternates, read_only=read_only)
+    for reader, tables in _by_table(place, names, options).items():
+        yield _reading(names, app, place.database, reader, tables)
 
 
-def _reading(names: AppNames, app: App, reader: str, tables: frozenset[tuple[str, str]]) -> Reading:
+def _of_schema(
+    app: App,
+    place: Home,
+    owner: Owner,
+    options: AppOptions,
+    facts: PostgresFacts,
+    alternates: Alternates,
+    *,
+    read_only: bool,
+) -> Iterator[Resource]:
+    """What the app has in a database that it shares."""
+    names = AppNames.of(app.id)
+    assert place.schema is not None
+    in_database = f"{app.id} in {place.database}"
+    # Who may make schemas could make one in which the others' logins look names up.
+    privileges = _database_privileges(place, names, options, alternates) - {(names.owner, "CREATE")}
+    yield SharedAccess(name=in_database, app=app.id, database=place.database, privileges=privileges)
+    yield from _settings(app, place, options, alternates, read_only=read_only)
+    yield Schema(
+        name=f"{place.schema} in {place.database}",
+        app=app.id,
+        owner=owner,
+        database=place.database,
+        schema=place.schema,
+        belongs_to=facts.admin,
+    )
+    yield _interior(app, place, options, facts, alternates, read_only=read_only)
+
+
+def _reading(names: AppNames, app: App, database: str, reader: str, tables: frozenset[tuple[str, str]]) -> Reading:
+    shared = home(app).schema
     return Reading(
-        name=f"{reader} in {names.database}",
+        name=f"{reader} in {database}" if shared is None else f"{app.id} {reader} in {database}",
         app=app.id,
         role=names.reads(reader),
         tables=tables,
-        database=names.database,
+        database=database,
         tables_owner=names.owner,
+        schemas=frozenset({shared or "public"}),
     )
 
 
@@ -108,13 +189,15 @@ def _roles(
     app: App, names: AppNames, owner: Owner, options: AppOptions, alternates: Alternates, *, login: bool
 ) -> Iterator[Role]:
     for name, purpose in (
-        (names.owner, "owns what is in the database"),
+        (names.owner, _owning(home(app))),
         (names.rw, "reads and writes"),
         (names.ro, "reads"),
     ):
         yield Role(name=name, app=app.id, owner=owner, purpose=purpose)
-    for reader in _by_table(names.database, names, options):
+    for reader in _by_table(home(app), names, options):
         yield Role(name=names.reads(reader), app=app.id, owner=owner, purpose="reads some tables")
+    for other in options.reads:
+        yield Role(name=names.peer(other), app=app.id, owner=owner, purpose=f"reads {other}")
     split = options.roles == "split"
     limits = {
         "user": options.connection_limit,
@@ -137,6 +220,11 @@ def _roles(
             secret=slot,
             purpose=words.get(purpose, _READS),
         )
+
+
+def _owning(place: Home) -> str:
+    """What the mark of the owner role says, by which others know where the app's schema is (`server_facts`)."""
+    return "owns what is in the database" if place.schema is None else f"owns schema {place.schema} of {place.database}"
 
 
 def _made(options: AppOptions, alternates: Alternates) -> Iterator[tuple[Alternate, str]]:
@@ -165,7 +253,7 @@ def _memberships(
         login = names.login(slot_of(purpose, alternate))
         if only_reads(purpose):
             reader = purpose.removeprefix(READER)
-            by_table = reader in _by_table(names.database, names, options)
+            by_table = reader in _by_table(home(app), names, options)
             yield member_of(names.reads(reader) if by_table else names.ro, login, inherit=True, set_role=False)
         elif purpose == "user" and split:
             yield member_of(writer, login, inherit=True, set_role=False)
@@ -173,19 +261,22 @@ def _memberships(
             yield member_of(owner, login, inherit=False, set_role=True)
     if read_only:
         yield member_of(names.ro, names.over_quota, inherit=True, set_role=False)
+    for other in options.reads:
+        for reading in (owner, names.rw, names.ro) if not read_only else (names.over_quota, names.rw, names.ro):
+            yield member_of(names.peer(other), reading, inherit=True, set_role=False)
     if not facts.superuser:  # who is no superuser can give things to a role only as its member
         yield member_of(names.owner, facts.admin, inherit=True, set_role=True)
 
 
 def _database_privileges(
-    database: str, names: AppNames, options: AppOptions, alternates: Alternates
+    place: Home, names: AppNames, options: AppOptions, alternates: Alternates
 ) -> frozenset[tuple[str, str]]:
     becoming_owner = "migrate" if options.roles == "split" else "user"
     # A login that becomes the owner inherits nothing, and connects before it does.
     logins = (names.login(slot_of(becoming_owner, alternate)) for alternate in alternates.made)
     return frozenset(
         {
-            *((names.reads(reader), "CONNECT") for reader in _by_table(database, names, options)),
+            *((names.reads(reader), "CONNECT") for reader in _by_table(place, names, options)),
             *((login, "CONNECT") for login in logins),
             (names.owner, "CONNECT"),
             (names.owner, "CREATE"),
@@ -198,7 +289,7 @@ def _database_privileges(
 
 
 def _settings(
-    app: App, database: str, options: AppOptions, alternates: Alternates, *, read_only: bool
+    app: App, place: Home, options: AppOptions, alternates: Alternates, *, read_only: bool
 ) -> Iterator[Settings]:
     names = AppNames.of(app.id)
     limits = {
@@ -207,6 +298,7 @@ def _settings(
     }
     become_owner = ("role", names.over_quota if read_only else names.owner)
     split = options.roles == "split"
+    path = set() if place.schema is None else {(SEARCH_PATH, f"{place.schema}, {EXTENSION_SCHEMA}")}
     values = {
         "user": limits if split else limits | {become_owner},
         "readonly": limits | {("default_transaction_read_only", "on")},
@@ -216,16 +308,16 @@ def _settings(
     for alternate, purpose in _made(options, alternates):
         role = names.login(slot_of(purpose, alternate))
         yield Settings(
-            name=f"{role} in {database}",
+            name=f"{role} in {place.database}",
             app=app.id,
             role=role,
-            database=database,
-            values=frozenset(values.get(purpose, reading)),
+            database=place.database,
+            values=frozenset(values.get(purpose, reading) | path),
         )
 
 
 def _interior(
-    app: App, database: str, options: AppOptions, facts: PostgresFacts, alternates: Alternates, *, read_only: bool
+    app: App, place: Home, options: AppOptions, facts: PostgresFacts, alternates: Alternates, *, read_only: bool
 ) -> Interior:
     names = AppNames.of(app.id)
     rw, ro = names.rw, names.ro
@@ -239,27 +331,33 @@ def _interior(
         (maker, *entry) for maker in makers for entry in _default_privileges(maker, names, options, facts, read_only)
     )
     schema_privileges = frozenset({(rw, "USAGE"), (ro, "USAGE")})
-    schema_privileges |= {
-        (names.reads(reader), "USAGE")
-        for reader, tables in _by_table(database, names, options).items()
-        if any(schema == "public" for schema, _ in tables)
-    }
+    if place.schema is None:
+        schema_privileges |= {
+            (names.reads(reader), "USAGE")
+            for reader, tables in _by_table(place, names, options).items()
+            if any(schema == "public" for schema, _ in tables)
+        }
+    else:
+        schema_privileges |= {(names.owner, "USAGE"), (names.owner, "CREATE")}
     extensions = frozenset(options.extensions)
     callers = (names.owner, rw, names.over_quota) if read_only else (names.owner, rw)
     large_objects = frozenset((function, caller) for function in LARGE_OBJECTS for caller in callers)
+    own = facts.superuser and place.schema is None  # whether they are the app's to make
     parts: list[object] = [names.owner, sorted(schema_privileges), sorted(default_privileges), sorted(extensions)]
-    recipe = repr((*parts, sorted(large_objects)) if facts.superuser else tuple(parts))
+    recipe = repr((*parts, sorted(large_objects)) if own else tuple(parts))
     return Interior(
-        name=database,
+        name=place.database if place.schema is None else f"{place.schema} in {place.database}",
         app=app.id,
         role=names.owner,
         readers=ro,
         writers=rw,
-        schema_owner=names.owner,
+        schema_owner=names.owner if place.schema is None else facts.admin,
         schema_privileges=schema_privileges,
         default_privileges=default_privileges,
         extensions=extensions,
-        large_objects=large_objects if facts.superuser else None,
+        large_objects=large_objects if own else None,
+        schema=place.schema,
+        database="" if place.schema is None else place.database,
         makers=makers,
         read_only_role=names.over_quota,
         revision=hashlib.sha256(recipe.encode()).hexdigest()[:8],
@@ -290,9 +388,9 @@ def _default_privileges(
         yield from (("TABLES", names.over_quota, right) for right in deleting)
 
 
-def _by_table(database: str, names: AppNames, options: AppOptions) -> Mapping[str, frozenset[tuple[str, str]]]:
+def _by_table(place: Home, names: AppNames, options: AppOptions) -> Mapping[str, frozenset[tuple[str, str]]]:
     """By reader that reads some tables of a database only, these; tests' own is none of theirs."""
-    if database != names.database:
+    if place.schema is None and place.database != names.database:
         return {}
     return {
         reader: frozenset(_parted(table) for table in chosen.tables)

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlencode
 
 from multidb.model import App, Endpoint, StoreContext
 from multidb.provisioners.postgres.provision.applications import application_variables
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.resources import only_reads, password_ref, reading_variables
 from multidb.provisioners.postgres.provision.roles import AppNames, slot_of
@@ -41,11 +42,13 @@ def _env_at(
 ) -> dict[str, str | Secret]:
     authority = endpoint.params.get("sslrootcert")
     libpq = {name: endpoint.params[name] for name in ("sslmode", "sslrootcert") if name in endpoint.params}
-    options = AppOptions.of(app.stores[STORE])
+    options, place = AppOptions.of(app.stores[STORE]), home(app)
     # asyncpg calls libpq's sslmode plain ssl, and finds the authority in libpq's variable
     asyncpg = {"ssl": libpq["sslmode"]} if "sslmode" in libpq else {}
 
-    def url(purpose: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq, database: str = app.id) -> Secret:
+    def url(
+        purpose: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq, database: str = place.database
+    ) -> Secret:
         login = slot_of(purpose, current)
         password = quote(secret(password_ref(app.id, login)).reveal(), safe="")
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
@@ -54,7 +57,7 @@ def _env_at(
             at = options.replica if _PORT.search(options.replica) else f"{options.replica}:5432"
         tail = f"?{urlencode(tls, safe='/')}" if tls else ""
         user = quote(AppNames.of(app.id).login(login), safe="")
-        return Secret(f"{scheme}://{user}:{password}@{at}/{quote(database, safe='')}{tail}")
+        return Secret(f"{scheme}://{user}:{password}@{at}/{quote(database or place.database, safe='')}{tail}")
 
     prefix = app.id.upper()
     variables: dict[str, str | Secret] = {
@@ -64,10 +67,14 @@ def _env_at(
         "DATABASE_URL_ASYNC": url("user", "postgresql+asyncpg", asyncpg),
         "POSTGRES_HOST": endpoint.host,
         "POSTGRES_PORT": str(endpoint.port),
-        "POSTGRES_DB": app.id,
+        "POSTGRES_DB": place.database,
         "POSTGRES_USER": AppNames.of(app.id).login(slot_of("user", current)),
         "POSTGRES_PASSWORD": secret(password_ref(app.id, slot_of("user", current))),
     }
+    if place.schema is not None:
+        variables["POSTGRES_SCHEMA"] = place.schema
+    if options.pool is not None:
+        variables |= {"POSTGRES_POOL_MIN": str(options.pool.min), "POSTGRES_POOL_MAX": str(options.pool.max)}
     if authority:
         variables["PGSSLROOTCERT"] = authority
     if options.roles == "split":

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 
-from multidb.provisioners.postgres.provision.catalog import privileges_of
+from multidb.provisioners.postgres.provision.privileges import privileges_of
 from multidb.provisioners.postgres.provision.resources import Interior
 
-__all__ = ["EVENT_TRIGGERS", "INTERIOR", "INTERIOR_TO_TAKE_OVER", "read_interior"]
+__all__ = ["EVENT_TRIGGERS", "INTERIOR", "INTERIOR_TO_TAKE_OVER", "parameters", "read_interior"]
 
-# $1: the app's owner role, $2: it and the logins that may make things (JSON array), $3: its role over its quota. What
-# an extension brought with it belongs to whoever created the extension. The server's own objects have oids below 16384;
-# saying so keeps a new connection, whose caches are empty, from reading whole catalogs.
+# $1: the app's owner role, $2: it and the logins that may make things (JSON array), $3: its role over its quota, $4:
+# its schema in a database that apps share; empty: all is the app's, and public the schema whose rights are looked at.
+# What an extension brought with it belongs to whoever created the extension. The server's own objects have oids below
+# 16384; saying so keeps a new connection, whose caches are empty, from reading whole catalogs.
 _INTERIOR = """
 WITH owner AS MATERIALIZED (SELECT to_regrole(quote_ident($1))::oid AS oid),
 app_schema AS MATERIALIZED (
   SELECT n.oid, n.nspname, n.nspowner FROM pg_namespace n
-  WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_'
+  WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_' AND $4::text IN ('', n.nspname::text)
     AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 2615 AND e.objid = n.oid AND e.deptype = 'e')),
 object AS (
   -- a composite type is an extension's by its type
@@ -45,7 +46,7 @@ object AS (
   WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r') AND NOT (t.typelem <> 0 AND t.typlen = -1)
   UNION ALL
   SELECT 2615, s.oid, s.nspowner, 'SCHEMA', quote_ident(s.nspname) FROM app_schema s
-  WHERE s.nspname <> 'public'{large}),
+  WHERE s.nspname <> 'public' AND $4::text = ''{large}),
 member AS MATERIALIZED (
   SELECT d.classid AS class, d.objid AS oid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
   WHERE d.refclassid = 3079 AND d.deptype = 'e' AND d.classid IN (1259, 1255)),
@@ -59,7 +60,7 @@ SELECT json_build_object(
       (SELECT json_agg(json_build_array(CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
                                         x.privilege_type, x.is_grantable))
        FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x WHERE x.grantee <> n.nspowner))
-    FROM pg_namespace n WHERE n.nspname = 'public'),
+    FROM pg_namespace n WHERE n.nspname = coalesce(nullif($4::text, ''), 'public')),
   'defaults', (SELECT json_agg(json_build_array(m.name, k.kind,
       CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type))
     FROM (SELECT value AS name, coalesce(to_regrole(quote_ident(value))::oid, 10) AS oid
@@ -103,9 +104,14 @@ SELECT json_build_object(
 # What a run reads only where it takes a database over, since it costs every plan: any login may make large objects.
 _LARGE = """
   UNION ALL
-  SELECT 2613, l.oid, l.lomowner, 'LARGE OBJECT', l.oid::text FROM pg_largeobject_metadata l"""
+  SELECT 2613, l.oid, l.lomowner, 'LARGE OBJECT', l.oid::text FROM pg_largeobject_metadata l WHERE $4::text = ''"""
 INTERIOR = _INTERIOR.format(large="")
 INTERIOR_TO_TAKE_OVER = _INTERIOR.format(large=_LARGE)
+
+
+def parameters(desired: Interior) -> tuple[str, str, str, str]:
+    """What `INTERIOR` is asked with."""
+    return desired.role, json.dumps(desired.makers), desired.read_only_role, desired.schema or ""
 
 
 def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
@@ -129,6 +135,8 @@ def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
         schemas=tuple(document["schemas"] or ()),
         beside=tuple((schema, kind, tuple(names or ())) for schema, kind, names in document["beside"] or ()),
         on_members=frozenset(map(tuple, document["on_members"] or ())),
+        schema=desired.schema,
+        database=desired.database,
     )
 
 

@@ -9,6 +9,7 @@ from itertools import groupby
 from multidb.errors import NotAllowed, ServerError
 from multidb.model import Change, Owner, StoreContext
 from multidb.provisioners.postgres.provision.marks import RESTORED, mark
+from multidb.provisioners.postgres.provision.options import EXTENSION_SCHEMA
 from multidb.provisioners.postgres.provision.privileges import adjustments, grouped, joining_login, leaving_login
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import (
@@ -20,7 +21,7 @@ from multidb.provisioners.postgres.provision.resources import (
 )
 from multidb.provisioners.postgres.provision.roles import AppNames
 
-__all__ = ["NOTHING_PREPARED", "interior_statements", "reading_statements"]
+__all__ = ["NOTHING_PREPARED", "interior_statements", "large_object_statements", "reading_statements"]
 
 
 _OF_OTHERS = {
@@ -51,7 +52,8 @@ def interior_statements(change: Change, interior: Interior, context: StoreContex
     yield from _schema(live, interior, facts)
     yield from _objects(live, interior, facts)  # after the schema: the owner must be allowed to have things there
     yield from _default_privileges(live, interior, facts)
-    yield from _large_objects(live, interior)
+    if interior.schema is None:
+        yield from large_object_statements(live.large_objects if live is not None else None, interior.large_objects)
     if live is not None and not live.revision:
         yield from _existing_objects(live, interior)
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
@@ -63,7 +65,8 @@ def interior_statements(change: Change, interior: Interior, context: StoreContex
     if change.changed("revision"):
         assert interior.app is not None
         text = mark(Owner(context.project, interior.app), interior.revision)
-        yield f"COMMENT ON DATABASE {identifier(interior.name)} IS {literal(text)}"
+        on = f"SCHEMA {identifier(interior.schema)}" if interior.schema else f"DATABASE {identifier(interior.name)}"
+        yield f"COMMENT ON {on} IS {literal(text)}"
 
 
 def reading_statements(change: Change, reading: Reading) -> Iterator[str]:
@@ -108,10 +111,14 @@ def _objects(live: Interior | None, interior: Interior, facts: PostgresFacts) ->
 
 
 def _schema(live: Interior | None, interior: Interior, facts: PostgresFacts) -> Iterator[str]:
+    if interior.schema is not None:  # whose owner is the admin: `Schema`
+        held = live.schema_privileges if live is not None else frozenset()
+        yield from adjustments(f"ON SCHEMA {identifier(interior.schema)}", held, interior.schema_privileges)
+        return
     owner = identifier(interior.role)
     if live is not None and live.schema_owner is None:
         yield f"CREATE SCHEMA public AUTHORIZATION {owner}"
-        held: frozenset[tuple[str, str]] = frozenset()
+        held = frozenset()
     elif live is None or live.schema_owner != interior.schema_owner:
         if facts.number < 150000 and not facts.superuser:
             raise NotAllowed(
@@ -160,18 +167,24 @@ def _maintaining(live: Interior, interior: Interior) -> Iterator[str]:
         yield f"GRANT MAINTAIN ON {tables} TO {identifier(interior.writers)}"
 
 
-def _large_objects(live: Interior | None, interior: Interior) -> Iterator[str]:
-    """A large object can be made by whoever may call one of three functions: everybody, the read-only login too."""
-    if interior.large_objects is None:
+def large_object_statements(
+    live: frozenset[tuple[str, str]] | None, desired: frozenset[tuple[str, str]] | None
+) -> Iterator[str]:
+    """A large object can be made by whoever may call one of three functions: everybody, the read-only login too.
+
+    Args:
+        live: (function, grantee); None: as a new database has them.
+        desired: likewise; None: they are left as they are.
+    """
+    if desired is None:
         return
-    everybodys = frozenset((function, PUBLIC) for function in LARGE_OBJECTS)
-    held = live.large_objects if live is not None and live.large_objects is not None else everybodys
+    held = live if live is not None else frozenset((function, PUBLIC) for function in LARGE_OBJECTS)
     alike: dict[tuple[frozenset[str], frozenset[str]], list[str]] = {}
-    for function, signature in sorted(LARGE_OBJECTS.items()):
-        had, desired = (frozenset(to for of, to in side if of == function) for side in (held, interior.large_objects))
-        alike.setdefault((had, desired), []).append(f"pg_catalog.{signature}")
-    for (had, desired), functions in alike.items():
-        both = (frozenset((grantee, "EXECUTE") for grantee in grantees) for grantees in (had, desired))
+    for name, signature in sorted(LARGE_OBJECTS.items()):
+        had, to_have = (frozenset(to for of, to in side if of == name) for side in (held, desired))
+        alike.setdefault((had, to_have), []).append(f"pg_catalog.{signature}")
+    for (had, to_have), functions in alike.items():
+        both = (frozenset((grantee, "EXECUTE") for grantee in grantees) for grantees in (had, to_have))
         yield from adjustments(f"ON FUNCTION {', '.join(functions)}", *both)
 
 
@@ -222,8 +235,13 @@ def _create_extension(name: str, interior: Interior, facts: PostgresFacts, *, ne
         raise NotAllowed(
             f"{facts.admin} may not create the extension {name}, which {interior.app} wants",
             hint=f"the server has it, but it takes a superuser: let one run CREATE EXTENSION {identifier(name)} "
-            f"in database {interior.name}, or use a superuser as the admin login",
+            f"in database {interior.scope}, or use a superuser as the admin login",
         )
+    if interior.schema is not None:
+        # Nobody but the admin has ever made anything where the script works and looks names up.
+        where = "" if extension.schema is not None else f" SCHEMA {identifier(EXTENSION_SCHEMA)}"
+        yield f"CREATE EXTENSION IF NOT EXISTS {identifier(name)}{where} CASCADE"
+        return
     if not new and any(first <= facts.number < safe for first, safe in _REPLACING):
         raise NotAllowed(
             f"Postgres {facts.version} lets the script of an extension replace what {interior.app} has made "

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from multidb.errors import AuthenticationFailed, NotAllowed
 from multidb.model import Tenant
 from multidb.provisioners.postgres.driver.connection import Connection, Traffic
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.resources import reading_variables
 from multidb.secrets import Secret
 
@@ -51,7 +52,7 @@ def enter(tenant: Tenant, login: Login, database: str = "") -> Connection:
             login.password,
             "multidb check",
             Traffic(),
-            database=database or tenant.app.id,
+            database=database or home(tenant.app).database,
             user=login.user,
         )
     except (AuthenticationFailed, NotAllowed) as error:

@@ -9,12 +9,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
+from multidb.document import APP_ID
 from multidb.model.options import ContainerOptions, Section
 from multidb.provisioners.postgres.provision.applications import APPLICATIONS, ApplicationName
 
-__all__ = ["NAME_LIMIT", "STORE", "AppOptions", "Duration", "Reader", "ServerOptions", "duration_of", "duration_text"]
+__all__ = [
+    "EXTENSION_SCHEMA",
+    "NAME_LIMIT",
+    "STORE",
+    "AppOptions",
+    "Duration",
+    "Pool",
+    "Reader",
+    "ServerOptions",
+    "duration_of",
+    "duration_text",
+]
 
 STORE = "postgres"
+EXTENSION_SCHEMA = "extensions"
+"""Where a shared database has its extensions."""
 NAME_LIMIT = 63  # bytes; the server cuts longer names silently
 _READER = re.compile("[a-z][a-z0-9]{0,15}")
 _NO_READERS = frozenset({"owner", "rw", "ro", "user", "readonly", "migrate", "restricted"})  # of an app app_reader
@@ -89,11 +103,69 @@ class Reader(Section):
     )
 
 
+class Pool(Section):
+    """How many connections a process of the app keeps, as its variables say."""
+
+    min: int = Field(default=0, ge=0, le=10_000, description="Connections that it keeps open.")
+    max: int = Field(ge=1, le=10_000, description="The most that it opens.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Pool:
+        if self.min > self.max:
+            raise ValueError(f"must be a pool whose min ({self.min}) is no more than its max ({self.max})")
+        return self
+
+
+_SCHEMA = re.compile(r"(?!.*__)[a-z][a-z0-9_]{0,56}")  # what is called as one and __new is for a moment beside it
+_NO_SCHEMAS = frozenset({"public", "information_schema", EXTENSION_SCHEMA})
+_NOT_IN_A_SCHEMA = {
+    "test_database": "its tests would need a database of their own: give them an app of their own, or a schema",
+    "locale": "the database is shared, and so is how its text is sorted",
+}
+"""Options that an app with a schema in a shared database cannot have, each with the reason."""
+
+
+def _schema_name(name: str | None) -> str | None:
+    if name is not None and (not _SCHEMA.fullmatch(name) or name.startswith("pg_") or name in _NO_SCHEMAS):
+        kept = ", ".join(sorted(_NO_SCHEMAS))
+        raise ValueError(f"must be a name of letters a-z, digits and _, not {name!r}; none of pg_*, {kept}")
+    return name
+
+
+def _database_name(name: str | None) -> str | None:
+    if name is not None and (not re.fullmatch(APP_ID, name) or name.startswith(("pg_", "multidb"))):
+        raise ValueError(f"must be a name of 2 to 31 letters a-z, digits and _, not {name!r}; none of pg_*, multidb*")
+    return name
+
+
 class AppOptions(Section):
     """``apps.<app>.postgres``: what one app wants of its database."""
 
+    database: Annotated[str | None, AfterValidator(_database_name)] = Field(
+        default=None,
+        description="A database that several apps share, each with a schema of its own, instead of one for this app "
+        "alone: the wall between them is partial (docs/security.md). With schema.",
+    )
+    schema_name: Annotated[str | None, AfterValidator(_schema_name)] = Field(
+        default=None,
+        alias="schema",
+        description="The app's schema in that database: its tables, and where its logins look names up.",
+    )
+    reads: Annotated[tuple[str, ...], AfterValidator(lambda names: tuple(sorted(set(names))))] = Field(
+        default=(),
+        description="Apps with a schema in the same database whose tables this app may read, later ones too. Whoever "
+        "reads an app's views and tables runs its functions, so name only apps that this one trusts.",
+    )
+    pool: Pool | None = Field(
+        default=None,
+        description="How many connections a process of the app keeps: POSTGRES_POOL_MIN and POSTGRES_POOL_MAX. Its max "
+        "is at most connection_limit; multidb doctor adds all of them up.",
+    )
+
     extensions: Annotated[tuple[str, ...], AfterValidator(_extension_names)] = Field(
-        default=(), description="Extensions created in the app's database, in schema public."
+        default=(),
+        description="Extensions created in the app's database, in schema public; in one that apps share, in schema "
+        "extensions.",
     )
     roles: Literal["simple", "split"] = Field(
         default="simple",
@@ -155,6 +227,25 @@ class AppOptions(Section):
         if not isinstance(name, str) or name not in set(ApplicationName):
             return value
         return {**APPLICATIONS[ApplicationName(name)].options, **value}
+
+    @model_validator(mode="after")
+    def _what_a_schema_has(self) -> AppOptions:
+        if (self.database is None) is not (self.schema_name is None):
+            raise ValueError("must have database and schema together, or neither")
+        if self.database is None and self.reads:
+            raise ValueError("must have a schema in a shared database (database, schema) to read another app's (reads)")
+        for option, why in _NOT_IN_A_SCHEMA.items() if self.database is not None else ():
+            if getattr(self, option):
+                raise ValueError(f"must be without {option} where an app has a schema in a shared database: {why}")
+        if self.pool is not None and self.pool.max > self.connection_limit:
+            raise ValueError(
+                f"must have a pool of at most connection_limit ({self.connection_limit}), not {self.pool.max}"
+            )
+        for name, reader in self.readers.items() if self.database is not None else ():
+            others = [table for table in reader.tables if table.partition(".")[0] != self.schema_name]
+            if not isinstance(reader.tables, str) and others:
+                raise ValueError(f"must have readers of tables in schema {self.schema_name}, not {others[0]} ({name})")
+        return self
 
     @model_validator(mode="after")
     def _what_the_profile_needs(self) -> AppOptions:

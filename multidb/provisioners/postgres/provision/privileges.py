@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.resources import PUBLIC, PostgresFacts
 
-__all__ = ["adjustments", "grantee_in_sql", "grouped", "joining_login", "leaving_login"]
+__all__ = ["adjustments", "grantee_in_sql", "grouped", "joining_login", "leaving_login", "privileges_of"]
 
 _GRANT_OPTION = "GRANT OPTION FOR "
 
@@ -51,3 +52,13 @@ def leaving_login(login: str, facts: PostgresFacts) -> str:
     """What takes that back."""
     by = f" GRANTED BY {identifier(facts.admin)}" if facts.membership_options else ""
     return f"REVOKE {identifier(login)} FROM {identifier(facts.admin)}{by}"
+
+
+def privileges_of(rows: Iterable[Sequence[Any]] | None) -> frozenset[tuple[str, str]]:
+    """Pairs of grantee and privilege; the right to pass one on is a privilege of its own."""
+    held: set[tuple[str, str]] = set()
+    for grantee, privilege, grantable in rows or ():
+        held.add((grantee, privilege))
+        if grantable:
+            held.add((grantee, f"GRANT OPTION FOR {privilege}"))
+    return frozenset(held)

@@ -18,15 +18,18 @@ from typing import Any, Final
 from multidb.errors import Refused
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.postgres.backup.places import place_mark, place_names
+from multidb.provisioners.postgres.provision import shared_catalog
 from multidb.provisioners.postgres.provision.marks import mark
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, derived_names
-from multidb.provisioners.postgres.provision.roles import POWERS
+from multidb.provisioners.postgres.provision.roles import POWERS, AppNames
+from multidb.provisioners.postgres.provision.shared_resources import SHARED, VACANT
 from multidb.provisioners.postgres.provision.statements import ending_sessions
 
 __all__ = ["orphans", "removal", "suspension"]
 
 Ask = Callable[[str, Sequence[str]], str]
+AskInside = Callable[[str, str], str]
 
 HEIR: Final = "multidb__left"
 """A role that nobody is: it owns what a removed app had in databases of others. Never the admin, whose rights a
@@ -34,7 +37,8 @@ function of the app would then have."""
 
 # $1: the beginning of the app's marks, $2: the beginning of the marks of its places, $3: all names of roles and
 # databases that it may have. A database that nobody may enter and that has no mark yet is half made: ours, since the
-# name is. "elsewhere": databases in which a role of the app owns something or holds a right, as the server keeps track.
+# name is. "shared": databases that the app shares, with whether it is the last of the project's that has a right there.
+# "elsewhere": databases in which a role of the app owns something or holds a right, as the server keeps track.
 _REMAINS = f"""
 WITH role AS MATERIALIZED (
   SELECT r.oid, r.rolname, r.rolcanlogin FROM pg_roles r
@@ -43,9 +47,20 @@ WITH role AS MATERIALIZED (
 database AS MATERIALIZED (
   SELECT d.oid, d.datname, d.datallowconn, d.datistemplate, coalesce(c.description, '') AS mark FROM pg_database d
   LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
-  WHERE c.description = $1 OR starts_with(c.description, $1 || ' ') OR c.description = $2
+  WHERE c.description = $1 OR starts_with(c.description, $1 || ' ') AND c.description <> $1 || ' {SHARED}'
+     OR c.description = $2
      OR c.description IS NULL AND NOT d.datallowconn AND EXISTS (SELECT FROM role)
         AND d.datname IN (SELECT json_array_elements_text($3::json))),
+shared AS MATERIALIZED (
+  SELECT d.oid, d.datname, NOT EXISTS (
+    SELECT FROM aclexplode(d.datacl) x JOIN pg_shdescription r ON r.objoid = x.grantee
+      AND r.classoid = 'pg_authid'::regclass
+    WHERE starts_with(r.description, $4) AND x.grantee NOT IN (SELECT oid FROM role)) AS last
+  FROM pg_database d
+  JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
+  WHERE c.description = $4 || d.datname || ' {SHARED}' AND EXISTS (
+    SELECT FROM pg_shdepend s WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid IN (SELECT oid FROM role)
+      AND (s.dbid = d.oid OR s.classid = 'pg_database'::regclass AND s.objid = d.oid))),
 session AS (
   SELECT DISTINCT a.usename FROM pg_stat_activity a
   WHERE a.usesysid IN (SELECT oid FROM role) AND a.pid <> pg_backend_pid())
@@ -57,12 +72,15 @@ SELECT json_build_object(
   'prepared', (SELECT json_agg(json_build_array(p.database, p.gid) ORDER BY p.gid) FROM pg_prepared_xacts p
                WHERE p.database IN (SELECT datname FROM database WHERE datallowconn)
                   OR p.owner IN (SELECT rolname FROM role)),
+  'shared', (SELECT json_agg(json_build_array(datname, last) ORDER BY datname) FROM shared WHERE EXISTS (
+    SELECT FROM pg_database d WHERE d.oid = shared.oid AND d.datallowconn)),
   'elsewhere', (SELECT json_agg(DISTINCT d.datname) FROM pg_shdepend s JOIN pg_database d
                 ON d.oid = CASE s.dbid WHEN 0 THEN (SELECT oid FROM pg_database WHERE datname = current_database())
                            ELSE s.dbid END
                 WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid IN (SELECT oid FROM role)
-                  AND s.dbid NOT IN (SELECT oid FROM database)
-                  AND NOT (s.classid = 'pg_database'::regclass AND s.objid IN (SELECT oid FROM database))),
+                  AND s.dbid NOT IN (SELECT oid FROM database UNION SELECT oid FROM shared)
+                  AND NOT (s.classid = 'pg_database'::regclass
+                           AND s.objid IN (SELECT oid FROM database UNION SELECT oid FROM shared))),
   'heir', (SELECT CASE WHEN r.rolcanlogin OR {" OR ".join(f"r.{power.column}" for power in POWERS)}
                          OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
                        THEN 'strong' ELSE 'weak' END FROM pg_roles r WHERE r.rolname = 'multidb__left'),
@@ -72,17 +90,18 @@ SELECT json_build_object(
 _HEIRS_COMMENT = "multidb: owns what removed apps have left in databases of others"
 
 # $1: the beginning of the project's marks, $2: apps that are known (JSON array).
-_ORPHANS = """
+_ORPHANS = f"""
 WITH marked AS (
   SELECT c.description AS mark, 'role ' || r.rolname AS what FROM pg_roles r
   JOIN pg_shdescription c ON c.objoid = r.oid AND c.classoid = 'pg_authid'::regclass
   UNION ALL
   SELECT c.description, 'database ' || d.datname FROM pg_database d
-  JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass),
+  JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
+  WHERE right(c.description, 7) <> ' {SHARED}'),
 owned AS (SELECT split_part(substr(mark, length($1) + 1), ' ', 1) AS app, what FROM marked WHERE starts_with(mark, $1))
-SELECT coalesce(json_object_agg(app, things), '{}'::json) FROM (
+SELECT coalesce(json_object_agg(app, things), '{{}}'::json) FROM (
   SELECT app, json_agg(what ORDER BY what) AS things FROM owned
-  WHERE app NOT IN (SELECT json_array_elements_text($2::json)) GROUP BY app) found"""
+  WHERE app NOT IN (SELECT json_array_elements_text($2::json)) GROUP BY app) found"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +113,7 @@ class _Remains:
     connected: Sequence[str]
     databases: Sequence[tuple[str, bool, bool]]  # name, may be connected to, is a template
     prepared: Sequence[tuple[str, str]]  # database, id of a prepared transaction
+    shared: Sequence[tuple[str, bool]]  # a database that the app shares, whether no other app has a right there
     elsewhere: Sequence[str]
     heir: str | Sequence[str]  # whether `HEIR` is there, and may do anything
     maintenance: str
@@ -111,7 +131,8 @@ def _remains(ask: Ask, app: App, context: StoreContext) -> _Remains:
     owner = Owner(context.project, app.id)
     names = [name.name for name in derived_names(app) if name.space == "postgres database"]
     names += place_names(app.id)
-    return _Remains.read(ask(_REMAINS, (mark(owner, ""), place_mark(owner), json.dumps(names))))
+    project = mark(Owner(context.project, ""), "")
+    return _Remains.read(ask(_REMAINS, (mark(owner, ""), place_mark(owner), json.dumps(names), project)))
 
 
 def orphans(ask: Ask, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
@@ -148,17 +169,18 @@ def _switched_off(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement
     yield from ending_sessions(sorted({*remains.connected, *remains.logins}), facts, shut)
 
 
-def removal(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:
-    """What drops the app's databases and roles, and whatever its roles have in other databases.
+def removal(ask: Ask, inside: AskInside, app: App, context: StoreContext) -> tuple[Statement, ...]:
+    """What drops the app's databases, schemas and roles, and whatever its roles have in other databases.
 
     Objects of its roles in databases of others are never dropped, since they are somebody's data, and never become the
     admin's: they are handed to `HEIR`.
 
     Args:
         ask: as for `suspension`.
+        inside: answers a query in a database.
 
     Raises:
-        Refused: there is an `HEIR` that may do something.
+        Refused: there is an `HEIR` that may do something; another app reads the app's schema.
     """
     remains = _remains(ask, app, context)
     if remains.elsewhere and remains.heir == "strong":
@@ -167,10 +189,17 @@ def removal(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:
             where=f"app {app.id}",
             hint=f"take its attributes and memberships away, or rename it: ALTER ROLE {identifier(HEIR)} RENAME TO ..",
         )
-    return _of(app, _removed(remains, PostgresFacts.of(context.facts)))
+    owner = Owner(context.project, app.id)
+    schemas = [
+        (database, last, shared_catalog.marked(inside(database, shared_catalog.SHARED), owner, database))
+        for database, last in remains.shared
+    ]
+    return _of(app, _removed(remains, schemas, owner, PostgresFacts.of(context.facts)))
 
 
-def _removed(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:
+def _removed(
+    remains: _Remains, schemas: Sequence[tuple[str, bool, Sequence[str]]], owner: Owner, facts: PostgresFacts
+) -> Iterator[Statement]:
     if remains.logins or remains.connected:
         yield from _switched_off(remains, facts)
     for database, transaction in remains.prepared:  # it would keep the database, and only inside it can be ended
@@ -190,11 +219,30 @@ def _removed(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:
     if remains.elsewhere and not remains.heir:
         yield Statement(f"CREATE ROLE {heir} NOLOGIN", atomic=True)
         yield Statement(f"COMMENT ON ROLE {heir} IS {literal(_HEIRS_COMMENT)}", atomic=True)
-    if remains.elsewhere and not facts.superuser:
+    if (remains.elsewhere or schemas) and not facts.superuser:
         option = " WITH INHERIT TRUE, SET TRUE" if facts.membership_options else ""
-        yield Statement(f"GRANT {roles}, {heir} TO {identifier(facts.admin)}{option}")
+        joined = f"{roles}, {heir}" if remains.elsewhere else roles
+        yield Statement(f"GRANT {joined} TO {identifier(facts.admin)}{option}")
+    yield from _leaving(remains, schemas, owner)
     for database in remains.elsewhere:
         scope = remains.scope(database)
         yield Statement(f"REASSIGN OWNED BY {roles} TO {heir}", scope=scope, atomic=True)
         yield Statement(f"DROP OWNED BY {roles}", scope=scope, atomic=True)
     yield Statement(f"DROP ROLE {roles}")
+
+
+def _leaving(
+    remains: _Remains, schemas: Sequence[tuple[str, bool, Sequence[str]]], owner: Owner
+) -> Iterator[Statement]:
+    """What takes the app out of databases that others have a schema in, too: each in one transaction."""
+    for database, last, names in schemas:
+        scope = remains.scope(database)
+        if last:  # before the last right there goes, by which it is known
+            comment = literal(mark(Owner(owner.project, database), VACANT))
+            yield Statement(f"COMMENT ON DATABASE {identifier(database)} IS {comment}", scope=scope, atomic=True)
+        # What others have made of it is in the way, and is named by the server: nothing of theirs goes with it. Each by
+        # itself, the owner last: what it gives on what it will make is dropped with it, and no more to be found then.
+        for role in sorted(remains.roles, key=lambda name: (name == AppNames.of(owner.app).owner, name)):
+            yield Statement(f"DROP OWNED BY {identifier(role)}", scope=scope, atomic=True)
+        for name in names:
+            yield Statement(f"DROP SCHEMA {identifier(name)}", scope=scope, atomic=True)

@@ -16,6 +16,15 @@ def unmet(apps: Iterable[App], facts: PostgresFacts) -> Iterator[tuple[str, NotA
     """By app, why it cannot have what it asks for. A login that owns its tables maintains them in every version."""
     for app in apps:
         options = AppOptions.of(app.stores[STORE])
+        if options.schema_name == facts.admin:
+            yield (
+                app.id,
+                NotAllowed(
+                    f"schema {facts.admin} of {app.id} would be called as the admin's login, in which scripts look",
+                    where=f"app {app.id}",
+                    hint="give the schema another name in the manifest",
+                ),
+            )
         if options.maintain and options.roles == "split" and facts.number < MAINTAIN_SINCE:
             yield (
                 app.id,

@@ -6,13 +6,13 @@ that two equal resources mean that nothing has to be done.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource
 from multidb.provisioners.postgres.provision import scram
-from multidb.provisioners.postgres.provision.databases import database_names
+from multidb.provisioners.postgres.provision.databases import database_names, home
 from multidb.provisioners.postgres.provision.options import (
     NAME_LIMIT,
     STORE,
@@ -30,12 +30,15 @@ __all__ = [
     "PUBLIC",
     "PURPOSES",
     "RESERVED",
+    "SEARCH_PATH",
     "Access",
+    "AppSchema",
     "Database",
     "Extension",
     "Interior",
     "Membership",
     "PostgresFacts",
+    "PeerRole",
     "ReaderRole",
     "Reading",
     "Role",
@@ -113,6 +116,8 @@ class PostgresFacts(Facts):
     extensions: Mapping[str, Extension] = field(default_factory=dict)
     seconds: tuple[SecondLogin, ...] = ()
     reader_roles: tuple[ReaderRole, ...] = ()
+    peer_roles: tuple[PeerRole, ...] = ()
+    schemas: tuple[AppSchema, ...] = ()
     test_databases: tuple[Owner, ...] = ()  # of whom there is one, whether or not the manifest still asks for it
     stale_collations: tuple[str, ...] = ()  # databases made under another version of the system's collations
 
@@ -131,6 +136,23 @@ class ReaderRole:
     name: str
     login: bool
     connection_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppSchema:
+    """Where an app has its schema, by the mark of its owner role."""
+
+    owner: Owner
+    schema: str
+    database: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRole:
+    """The role by which an app reads another one's schema, by its mark: whether or not the manifest still has that."""
+
+    owner: Owner
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +264,8 @@ class Settings(Resource):
 MANAGED_SETTINGS = frozenset(
     {"role", "statement_timeout", "idle_in_transaction_session_timeout", "default_transaction_read_only"}
 )
+SEARCH_PATH = "search_path"
+"""Managed for logins in a shared database: where they look names up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,9 +298,16 @@ class Interior(Resource):
     read_only_role: str = field(default="", compare=False)  # the role of an app over its quota
     beside: tuple[tuple[str, str, tuple[str, ...]], ...] = field(default=(), compare=False)
     """(schema, TABLES, quoted names) where an extension has tables (SEQUENCES, ROUTINES), too: those of the app."""
+    schema: str | None = field(default=None, compare=False)  # the app's own in a shared database; None: public
+    database: str = field(default="", compare=False)  # the shared one; empty: that of its name
     on_members: frozenset[tuple[str, str]] = frozenset()
     """(DELETE, quoted name) that `read_only_role` holds on tables of extensions: nothing gives it any, but earlier
     versions did, with a right on all tables of a schema."""
+
+    @property
+    def scope(self) -> str:
+        """The database that it is the inside of, or of a part of that."""
+        return self.database or self.name
 
     def added_to(self, live: Self) -> Self:
         """What has another owner keeps it, and the app's owner is let in."""
@@ -344,6 +375,8 @@ def derived_names(app: App) -> tuple[DerivedName, ...]:
             names.login(purpose): f"the login of the reader {reader}",
             names.login(slot_of(purpose, Alternate.SECOND)): f"the login of the reader {reader} that a rotation makes",
         }
+    for other in _peers(app):
+        roles[names.peer(other)] = f"the role that reads {other}"
     databases = {
         name: "the database" if name == names.database else "the test database" for name in database_names(app)
     }
@@ -353,7 +386,15 @@ def derived_names(app: App) -> tuple[DerivedName, ...]:
             for name, what in databases.items()
         ),
         *(DerivedName("postgres role", name, NAME_LIMIT, f"{what} of {app.id}") for name, what in roles.items()),
+        *_derived_schema(app),
     )
+
+
+def _derived_schema(app: App) -> Iterator[DerivedName]:
+    place = home(app)
+    if place.schema is not None:
+        space = f"postgres schema in {place.database}"
+        yield DerivedName(space, place.schema, NAME_LIMIT, f"the schema in {place.database} of {app.id}")
 
 
 def password_ref(app_id: str, login: str) -> SecretRef:
@@ -384,6 +425,11 @@ def purposes(options: AppOptions) -> tuple[str, ...]:
     """What the app has logins for."""
     usual = PURPOSES if options.roles == "split" else PURPOSES[:2]
     return (*usual, *map(reader_purpose, options.readers))
+
+
+def _peers(app: App) -> tuple[str, ...]:
+    options = app.stores.get(STORE)
+    return options.reads if isinstance(options, AppOptions) else ()
 
 
 def _readers(app: App) -> Mapping[str, Reader]:

@@ -7,10 +7,12 @@ from typing import Final
 
 from multidb.secrets import Alternate
 
-__all__ = ["ATTRIBUTES", "POWERS", "READER", "READS", "AppNames", "RoleAttribute", "reader_purpose", "slot_of"]
+__all__ = ["ATTRIBUTES", "PEER", "POWERS", "READER", "READS", "AppNames", "RoleAttribute", "reader_purpose", "slot_of"]
 
 READER: Final = "reader_"
 """What the purposes of readers' logins begin with."""
+PEER: Final = "peer_"
+"""What the role of an app by which it reads another app's schema is called by, behind the app's name."""
 READS: Final = "reads_"
 """What the role of a reader by table is called by, behind the app's name and before the reader's."""
 
@@ -80,6 +82,10 @@ class AppNames:
     def login(self, slot: str) -> str:
         """The login of the slot: ``user``, ``readonly``, ``migrate``, one of `reader_purpose`, or as `slot_of` says."""
         return f"{self.database}_{slot}"
+
+    def peer(self, other: str) -> str:
+        """The role by which the app reads what another app has in the same database."""
+        return f"{self.database}_{PEER}{other}"
 
     def reads(self, reader: str) -> str:
         """The role that has the rights of a reader by table."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 
 from multidb.errors import WrongVersion
@@ -10,13 +11,15 @@ from multidb.model import Owner
 from multidb.provisioners.postgres.driver.session_settings import OLDEST
 from multidb.provisioners.postgres.provision.marks import MARK_PREFIX, parse_mark
 from multidb.provisioners.postgres.provision.resources import (
+    AppSchema,
     Extension,
+    PeerRole,
     PostgresFacts,
     ReaderRole,
     SecondLogin,
     ServerDatabaseFacts,
 )
-from multidb.provisioners.postgres.provision.roles import READER, READS, AppNames
+from multidb.provisioners.postgres.provision.roles import PEER, READER, READS, AppNames
 
 __all__ = ["VERIFIER", "facts_query", "read_facts", "require_version"]
 
@@ -70,6 +73,13 @@ SELECT json_build_object(
               FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
               WHERE (s.rolcanlogin AND s.rolname ~ '_{READER}[a-z0-9]+(_b)?$' OR s.rolname ~ '_{READS}[a-z0-9]+$')
                 AND starts_with(c.description, '{MARK_PREFIX}')),
+  'peers', (SELECT json_agg(json_build_array(c.description, s.rolname))
+            FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
+            WHERE strpos(s.rolname, '_{PEER}') > 0 AND starts_with(c.description, '{MARK_PREFIX}')),
+  'owners', (SELECT json_agg(c.description)
+             FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
+             WHERE right(s.rolname, 6) = '_owner' AND starts_with(c.description, '{MARK_PREFIX}')
+               AND strpos(c.description, ' owns schema ') > 0),
   'tests', (SELECT json_agg(json_build_array(c.description, d.datname))
             FROM pg_database d JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
             WHERE right(d.datname, 5) = '_test' AND starts_with(c.description, '{MARK_PREFIX}')),
@@ -100,6 +110,8 @@ def read_facts(answer: str) -> PostgresFacts:
         seconds=tuple(_seconds(document["seconds"] or ())),
         test_databases=tuple(_test_databases(document["tests"] or ())),
         reader_roles=tuple(_reader_roles(document["readers"] or ())),
+        peer_roles=tuple(_peer_roles(document["peers"] or ())),
+        schemas=tuple(_schemas(document["owners"] or ())),
     )
 
 
@@ -122,6 +134,21 @@ def _reader_roles(rows: Iterable[tuple[str, str, bool, int]]) -> Iterator[Reader
         owner, _ = parse_mark(mark)
         if owner is not None and name.startswith((f"{owner.app}_{READER}", f"{owner.app}_{READS}")):
             yield ReaderRole(owner, name, login, limit)
+
+
+def _peer_roles(rows: Iterable[tuple[str, str]]) -> Iterator[PeerRole]:
+    for mark, name in rows:
+        owner, _ = parse_mark(mark)
+        if owner is not None and name.startswith(f"{owner.app}_{PEER}"):
+            yield PeerRole(owner, name)
+
+
+def _schemas(marks: Iterable[str]) -> Iterator[AppSchema]:
+    for mark in marks:
+        owner, _ = parse_mark(mark)
+        match = re.search(r" owns schema (\S+) of (\S+)$", mark)
+        if owner is not None and match is not None:
+            yield AppSchema(owner, match[1], match[2])
 
 
 # The verifier that a superuser has itself.

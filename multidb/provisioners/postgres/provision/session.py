@@ -49,9 +49,11 @@ from multidb.provisioners.postgres.provision import (
     removal,
     scram,
     server_facts,
+    shared_catalog,
     summary,
 )
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
+from multidb.provisioners.postgres.provision.databases import Home, home
 from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.requirements import unmet
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, Reading, Role, password_ref
@@ -139,6 +141,8 @@ class PostgresSession:
             lambda inside: self._enter(inside, asked.get(inside.desired.name, ()), inspection), entered
         )
         insides = [resource for look in looks for resource in look]
+        for database in overview.shared:
+            insides += self._enter_shared(database, asked.get(database, ()), inspection, overview.roles)
         return [*resources, *catalog.without_known(insides, inspection.context.known)]
 
     def existing(self) -> existing.ExistingDatabases:
@@ -168,7 +172,7 @@ class PostgresSession:
                 reads = list(_read(readings, ask)) if readings else []
                 if inside.settled and summary.says_all_is_well(ask(summary.QUERY), desired, known):
                     return [desired, *reads]
-                answer = ask(query, desired.role, json.dumps(desired.makers), desired.read_only_role)
+                answer = ask(query, *interior.parameters(desired))
         except (ServerDown, ServerSlow):
             raise
         except ServerError as error:
@@ -179,6 +183,21 @@ class PostgresSession:
             inspection.unread[desired.app] = error
             return []
         return [interior.read_interior(answer, desired, inside.revision), *reads]
+
+    def _enter_shared(
+        self, database: str, readings: Sequence[Reading], inspection: Inspection, roles: frozenset[str]
+    ) -> list[Resource]:
+        """Reads the inside of a database that apps share: what is nobody's, and each app's part in turn."""
+        desired = shared_catalog.DesiredInside.of(database, inspection.desired)
+        try:
+            with self._within(database) as ask:
+                return list(shared_catalog.inside(desired, readings, roles, ask))
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError as error:
+            error.message = f"database {database}: {error.message}"
+            inspection.unread.update(dict.fromkeys(desired.apps, error))
+            return [desired.shared]  # nobody knows, and it is no app's
 
     def _ask_inside(self, database: str, query: str, *parameters: str) -> str:
         """The answer to one query inside a database. Raises as `_within`."""
@@ -223,10 +242,11 @@ class PostgresSession:
         if app is None:
             return resource
         password = inspection.secrets.get(password_ref(app, resource.name.removeprefix(f"{app}_")))
+        database = next((home(one).database for one in inspection.apps if one.id == app), app)
         if password is None or resource.valid_until is not None:
             return resource
         try:
-            with self._open(app, reading=True, user=resource.name, password=password):
+            with self._open(database, reading=True, user=resource.name, password=password):
                 return resource
         except AuthenticationFailed as error:
             if "pg_hba.conf" in error.message:  # it may not come from here, which says nothing of its password
@@ -347,19 +367,20 @@ class PostgresSession:
         answer = self._ask(usage.QUERY, about)
         question = usage.queries_query(answer)
         queries = self._ask(question, about) if question is not None else None
-        entered = self._side_by_side(self._inside_usage, usage.enterable(answer, self._facts))
-        insides = {database: inside for database, inside in entered if inside is not None}
+        enterable = usage.enterable(answer, self._facts)
+        looks = self._side_by_side(self._inside_usage, list(enterable.values()))
+        insides = {app: inside for app, inside in zip(enterable, looks, strict=True) if inside is not None}
         return usage.read(answer, queries, insides, self._facts)
 
-    def _inside_usage(self, database: str) -> tuple[str, str | None]:
+    def _inside_usage(self, place: Home) -> str | None:
         from multidb.provisioners.postgres.observe import usage
 
         try:
-            return database, self._ask_inside(database, usage.INSIDE)
+            return self._ask_inside(place.database, usage.INSIDE, place.schema or "")
         except (ServerDown, ServerSlow):
             raise
         except ServerError:
-            return database, None
+            return None
 
     def search(self, inspection: Inspection) -> Search:
         """As constant as `inspect`: two round trips, and one or two for each database that is entered: every app's, and
@@ -378,7 +399,9 @@ class PostgresSession:
         answer = self._ask(query, server_query.server_parameters(logins, inspection))
         ours = [inside.desired for inside in overview.insides if inside.open and inside.marked]
         homes = [holes_inside.SearchedDatabase.of(database, inspection) for database in ours]
-        entered = [*homes, *map(holes_inside.SearchedDatabase, holes_server.databases_beside(answer))]
+        shared = self._side_by_side(lambda name: self._parts(name, inspection, overview.roles), overview.shared)
+        beside = map(holes_inside.SearchedDatabase, holes_server.databases_beside(answer))
+        entered = [*homes, *(part for parts in shared for part in parts), *beside]
         looks = self._side_by_side(self._look_inside, entered)
         answers = [(look, database) for look, database in zip(looks, entered, strict=True) if isinstance(look, str)]
         return Search(
@@ -389,7 +412,10 @@ class PostgresSession:
             ),
             (
                 *holes_server.searched_on_the_server(answer, overview.resources, self._facts),
-                *holes_inside.searched_inside([look for look, _ in answers], len(entered)),
+                *holes_inside.searched_inside(
+                    [look for look, database in answers if database.part is not holes_inside.Part.SCHEMA],
+                    len({database.name for database in entered}),
+                ),
             ),
             tuple(holes_server.remarks_of_the_server(answer, inspection)),
             unread=(
@@ -397,6 +423,21 @@ class PostgresSession:
                 *(look for look in looks if isinstance(look, Unread)),
             ),
         )
+
+    def _parts(
+        self, database: str, inspection: Inspection, roles: frozenset[str]
+    ) -> list[holes_inside.SearchedDatabase]:
+        """A database that apps share, as what is searched of it; as a whole, where its schemas cannot be read."""
+        from multidb.provisioners.postgres.isolation import holes_inside
+
+        try:
+            answer = self._ask_inside(database, shared_catalog.SHARED)
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError:
+            return [holes_inside.SearchedDatabase(database, part=holes_inside.Part.REST)]
+        marked = shared_catalog.apps_of(answer, inspection.context.project)
+        return list(holes_inside.SearchedDatabase.shared(database, marked, inspection, roles))
 
     def _look_inside(self, database: holes_inside.SearchedDatabase) -> str | Unread:
         """The answers to `inventory.INSIDE` and, where there is any need, to `inventory.LENT`. A database that does not
@@ -430,7 +471,7 @@ class PostgresSession:
         return removal.suspension(self._ask, app, context)
 
     def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
-        return removal.removal(self._ask, app, context)
+        return removal.removal(self._ask, self._ask_inside, app, context)
 
     def _ask(self, query: str, parameters: Sequence[str]) -> str:
         return self._main.ask(query, parameters, self._server.timeout)

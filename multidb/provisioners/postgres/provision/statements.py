@@ -16,6 +16,7 @@ from multidb.provisioners.postgres.provision.privileges import adjustments, join
 from multidb.provisioners.postgres.provision.quoting import assignment, identifier, literal
 from multidb.provisioners.postgres.provision.resources import (
     PUBLIC,
+    SEARCH_PATH,
     Access,
     Database,
     Interior,
@@ -28,6 +29,18 @@ from multidb.provisioners.postgres.provision.resources import (
     verifier_ref,
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES
+from multidb.provisioners.postgres.provision.shared_resources import (
+    Schema,
+    SharedAccess,
+    SharedDatabase,
+    SharedInterior,
+)
+from multidb.provisioners.postgres.provision.shared_statements import (
+    shared_access,
+    shared_database,
+    shared_interior,
+    shared_schema,
+)
 
 __all__ = ["ending_sessions", "statements"]
 
@@ -58,9 +71,22 @@ def statements(change: Change, context: StoreContext) -> tuple[Statement, ...]:
         case Settings() as settings:
             return (*_atomic(_settings(change, settings)), *_anew(change, settings, facts))
         case Interior() as interior:
-            return _atomic(interior_statements(change, interior, context), scope=interior.name)
+            return _atomic(interior_statements(change, interior, context), scope=interior.scope)
         case Reading() as reading:
             return _atomic(reading_statements(change, reading), scope=reading.database)
+    return _of_shared(change, facts)
+
+
+def _of_shared(change: Change, facts: PostgresFacts) -> tuple[Statement, ...]:
+    match change.resource:
+        case SharedDatabase() as database:
+            return shared_database(change, database)
+        case SharedAccess() as access:
+            return _atomic(shared_access(change, access))
+        case SharedInterior() as interior:
+            return _atomic(shared_interior(change, interior, facts), scope=interior.name)
+        case Schema() as schema:
+            return _atomic(shared_schema(change, schema), scope=schema.database)
     raise TypeError(f"not a Postgres resource: {change.resource!r}")
 
 
@@ -190,7 +216,7 @@ def _settings(change: Change, settings: Settings) -> Iterator[str]:
         if name not in desired:
             yield f"{where} RESET {name}"
     for name, value in sorted(settings.values - held):
-        yield f"{where} SET {name} = {literal(value)}"
+        yield f"{where} {assignment(name, value)}" if name == SEARCH_PATH else f"{where} SET {name} = {literal(value)}"
     if isinstance(live, Settings):
         yield from _likened(live)
 

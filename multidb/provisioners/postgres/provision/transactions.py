@@ -40,6 +40,8 @@ def _parted(batch: Sequence[Statement], following: Statement) -> bool:
     last = batch[-1]
     if not (last.atomic and following.atomic and last.scope == following.scope):
         return True
+    if last.scope and last.app != following.app:  # what is refused of one app undoes nothing of another
+        return True
     # A long piece ends where the next thing begins, so that a thing is never parted from its mark.
     return len(batch) >= _BATCH and following.text.startswith(("CREATE ", "COMMENT ON DATABASE "))
 

@@ -32,6 +32,7 @@ _QUESTIONS: Mapping[str, str] = {
     "SELECT EXISTS (SELECT FROM pg_default_acl)": _CATALOGS,
     rights.members_query(): _CATALOGS,
     bound.inside(0, []).partition(" FROM pg_publication")[0]: _CATALOGS,
+    contents.INWARD: _CATALOGS,
 }
 
 OF_ARCHIVES: Mapping[str, str] = {
@@ -46,6 +47,11 @@ OF_ARCHIVES: Mapping[str, str] = {
     ),
     rf"{_GIVING} [A-Z]+ (?:\({_NAME}\) )?ON (?:TABLE|SEQUENCE|TYPE|SCHEMA) (?:{_PATH}|{_WORD}) {_GIVEN}": (
         "likewise, of what an extension has and the app does not own"
+    ),
+    rf"ALTER SCHEMA {_NAME} RENAME TO {_NAME}": "one row of a catalog, in a database that apps share",
+    rf"{_GIVING} (?:USAGE|USAGE, CREATE|ALL) ON SCHEMA {_NAME} {_GIVEN}": "likewise",
+    rf"(?:GRANT|REVOKE) CREATE ON DATABASE {_NAME} (?:TO|FROM) {_NAME}": (
+        "likewise: undone in the same transaction, so that nobody ever has it"
     ),
     rf"{_GIVING} EXECUTE ON ROUTINE {_PATH}\({_ARGUMENTS}\) {_GIVEN}": "likewise; types are found by name",
     rf"COMMENT ON EXTENSION {_NAME} IS E?'(?:[^']|'')*'": "changes one row of a catalog",

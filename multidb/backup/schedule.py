@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from multidb.backup.continuous.lag import NewestMoment, archive_health, newest_moment
 from multidb.backup.journal import PAUSED, Journal
 from multidb.backup.labels import CLONE_OF
 from multidb.backup.set_ids import is_set_id, made_at
@@ -88,8 +89,12 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     if problem:
         return Health(Status.DEGRADED, *problem)
     assert newest is not None
+    archive = archive_health(project, state, app, now)
+    if archive is not None and archive.status is not Status.HEALTHY:
+        return archive
+    until = f"; {archive.message}" if archive is not None else ""
     proof = f", verified {time_in_words(now - verified)} ago" if verified and not in_future(verified, now) else ""
-    return Health(Status.HEALTHY, f"newest set {time_in_words(now - newest)} old{proof}")
+    return Health(Status.HEALTHY, f"newest set {time_in_words(now - newest)} old{proof}{until}")
 
 
 def freshness_now(fleet: Fleet) -> Callable[[App], Health | None]:
@@ -100,12 +105,14 @@ def freshness_now(fleet: Fleet) -> Callable[[App], Health | None]:
 @dataclass(frozen=True, slots=True)
 class LastSets:
     """When an app's newest set was made, when the newest that was verified, what lies between two at most (None: the
-    manifest asks for none), and whether the last run failed, if only for one of the targets."""
+    manifest asks for none), whether the last run failed, if only for one of the targets, and what moments there are
+    (None: the manifest wants nothing archived)."""
 
     newest: datetime | None
     verified: datetime | None
     every: timedelta | None
     failed: bool = False
+    moments: NewestMoment | None = None
 
 
 def last_sets(project: Project, state: ProjectState) -> dict[str, LastSets]:
@@ -118,7 +125,7 @@ def last_sets(project: Project, state: ProjectState) -> dict[str, LastSets]:
         if app_settings.declared or newest or verified_set:
             every = app_settings.every if app_settings.declared else None
             verified = made_at(verified_set) if verified_set and is_set_id(verified_set) else None
-            last[app.id] = LastSets(newest, verified, every, "failed" in known)
+            last[app.id] = LastSets(newest, verified, every, "failed" in known, newest_moment(project, state, app))
     return last
 
 

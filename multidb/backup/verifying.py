@@ -57,11 +57,22 @@ class Verified:
         return self.verification is not None and self.verification.ok
 
 
-def verify(fleet: Fleet, home: Repository, copy: Copy, keys: Identities | None, progress: Progress) -> Verified:
+def verify(
+    fleet: Fleet,
+    home: Repository,
+    copy: Copy,
+    keys: Identities | None,
+    progress: Progress,
+    *,
+    remember: bool = True,
+) -> Verified:
     """Restores one copy of a set into scratch places, and writes down beside it what came of it.
 
     Servers or targets that are down and a key that is missing say nothing about the set: they are its `problem`, and
     its mark stays as it was. The caller holds `exclusively`.
+
+    Args:
+        remember: whether it counts as a proof of the app's sets; a set that is made of a moment says nothing of them.
     """
     if copy.backup_set is None:
         return Verified(copy, problem=ArchiveError(copy.problem, where=copy.where, hint="take another set"))
@@ -81,7 +92,8 @@ def verify(fleet: Fleet, home: Repository, copy: Copy, keys: Identities | None, 
         home.mark(copy, verification)
     except (ServerError, ArchiveError) as problem:
         return Verified(copy, problem=problem)
-    _remember(journal, copy, verification)
+    if remember:
+        _remember(journal, copy, verification)
     return Verified(copy, verification)
 
 

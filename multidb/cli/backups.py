@@ -16,10 +16,11 @@ import typer
 from multidb import files
 from multidb.backup.continuous.archiving import archived_servers
 from multidb.backup.continuous.catalog import Archived, Stream
-from multidb.backup.continuous.moments import windows_of
+from multidb.backup.continuous.moments import FOLDER as MOMENTS
+from multidb.backup.continuous.moments import moment_of, newest_of, set_of_moment, windows_of
 from multidb.backup.copying import copy_set, settle
 from multidb.backup.creation import repository, targets_of
-from multidb.backup.encryption import identities
+from multidb.backup.encryption import Identities, identities
 from multidb.backup.journal import Journal, exclusively
 from multidb.backup.pruning import Pruning, carry_out, decide
 from multidb.backup.repository import Copy, Repository, utc_now
@@ -34,7 +35,7 @@ from multidb.engine import Engine
 from multidb.errors import MultidbError, UsageError, one_line
 from multidb.history import RunRecord
 from multidb.manifest import app_id
-from multidb.model import moment_in_words, size_in_words, time_in_words
+from multidb.model import Progress, moment_in_words, size_in_words, time_in_words
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -182,6 +183,7 @@ def show_set(
         "multidb backups verify                (each app's newest set)",
         "multidb backups verify lernmi --identity key.txt",
         "multidb backups verify --all",
+        "multidb backups verify lernmi --at newest             (a moment, out of the archive of its server)",
     ),
 )
 @with_run("backups verify")
@@ -190,9 +192,18 @@ def verify_sets(
     names: SetsArgument = None,
     targets: FromOption = None,
     every: Annotated[bool, typer.Option("--all", help="Every set there is.")] = False,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at", help="No set, but the apps as of this moment, in UTC, or newest; names are apps.", metavar="MOMENT"
+        ),
+    ] = None,
     identity: IdentityOption = None,
 ) -> int:
     """Verify sets: restore each into a place that no app can reach, compare what is there then, remove it.
+
+    With --at the app's server is brought up aside as of that moment, from its archive, and what is read out of it is
+    restored and compared in the same way.
 
     Exit 1: a set is not what was backed up, or could not be verified here. Exit 6: it could not be tried.
     """
@@ -202,7 +213,10 @@ def verify_sets(
     home = repository(engine.fleet, targets)
     with output.working(), exclusively(engine.state, "backups verify", output.progress) as progress:
         finish_interrupted(engine, keys, output)
-        tried = [verify(engine.fleet, home, copy, keys, progress) for copy in _chosen(home, names, every)]
+        if at is not None:
+            tried = _tried_moments(engine, names, at, targets, keys, progress)
+        else:
+            tried = [verify(engine.fleet, home, copy, keys, progress) for copy in _chosen(home, names, every)]
     output.document(all(verified.ok for verified in tried), {"sets": [_verdict(verified) for verified in tried]})
     for verified in tried:
         mark = verified.verification
@@ -222,6 +236,25 @@ def verify_sets(
     if any(verified.problem is not None for verified in tried):
         return _FAILED
     return 0 if all(verified.ok for verified in tried) else _NOT_SOUND
+
+
+def _tried_moments(
+    engine: Engine,
+    names: Sequence[str] | None,
+    at: str,
+    targets: Sequence[str] | None,
+    keys: Identities | None,
+    progress: Progress,
+) -> list[Verified]:
+    tried = []
+    if not names:
+        raise UsageError("--at needs the names of apps", hint="multidb backups verify APP --at newest")
+    for app in (engine.fleet.app(app_id(name)) for name in names):
+        moment = newest_of(engine, app, targets) if at == "newest" else moment_of(at)
+        with set_of_moment(engine, app, moment, targets=targets, keys=keys, progress=progress) as copy:
+            home = repository(engine.fleet, [MOMENTS])
+            tried.append(verify(engine.fleet, home, copy, None, progress, remember=False))
+    return tried
 
 
 @app.command(

@@ -59,6 +59,11 @@ METRICS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "multidb_backup_interval_seconds": ("How often the app is to be backed up.", _APP),
     "multidb_backup_failed": ("Whether the app's last backup failed, if only for one of its targets.", _APP),
     "multidb_backup_missing": ("Whether the app is to be backed up and has no backup at all.", _APP),
+    "multidb_backup_newest_moment_timestamp_seconds": (
+        "The newest moment that the app can be brought back to, out of the archive of its server.",
+        _APP,
+    ),
+    "multidb_backup_moment_lag_limit_seconds": ("How old that moment may be.", _APP),
 }
 """Every metric but those of the process itself: what it says, and its labels."""
 
@@ -131,6 +136,10 @@ def _of_app(row: AppRow) -> Iterator[Sample]:
             yield "multidb_backup_missing", app, row.backup.newest is None
         if row.backup.newest is not None:
             yield "multidb_backup_last_success_timestamp_seconds", app, row.backup.newest.timestamp()
+        if (moments := row.backup.moments) is not None:
+            yield "multidb_backup_moment_lag_limit_seconds", app, moments.lag.total_seconds()
+            newest = moments.when.timestamp() if moments.when is not None else 0.0
+            yield "multidb_backup_newest_moment_timestamp_seconds", app, newest
         if row.backup.verified is not None:
             yield "multidb_backup_last_verified_timestamp_seconds", app, row.backup.verified.timestamp()
 

@@ -3,6 +3,7 @@ pruned, damaged, killed."""
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -149,6 +150,22 @@ def test_it_is_looked_at_beside_the_app_and_single_tables_come_back(folder: Fold
     assert rows(folder, "ann", "kept") == (1, 1)
     folder.ok("remove-app", "ann_then", "--yes", "--no-backup")
     folder.ok("purge", "ann_then", "--yes-destroy", "ann_then")
+
+
+def test_a_moment_is_proved_like_a_set(folder: Folder, moments: dict[str, str]) -> None:
+    before = ProjectState(folder.path).read("backups")
+    for at in (moments["thousand"], "newest"):
+        (tried,) = folder.ok("backups", "verify", "ann", "--at", at, "--json").json()["sets"]
+        assert tried["verified"]
+    assert ProjectState(folder.path).read("backups") == before  # it says nothing of the sets
+    assert folder.run("backups", "verify", "--at", "newest").code == 2
+    assert not scratch_processes(folder)
+
+
+def test_health_says_how_new_the_newest_moment_is(folder: Folder, moments: dict[str, str]) -> None:
+    folder.ok("backup", "--due")
+    health = folder.run("health", "ann", "--json").json()
+    assert "any moment until" in json.dumps(health)
 
 
 def test_what_was_written_since_the_last_round_is_taken_first(folder: Folder, moments: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from multidb.alternation import Alternation, RotationPhase
 from multidb.audit import Audit, ServerAudited, Tried
+from multidb.backup.continuous.lag import NewestMoment
 from multidb.backup.jobs import Job
 from multidb.backup.repository import Copy
 from multidb.backup.schedule import LastSets
@@ -146,7 +147,10 @@ def usage() -> UsageSeen:
 
 def backups() -> dict[str, LastSets]:
     day = timedelta(days=1)
-    return {"lernmi": LastSets(AT - 3 * day, AT - 4 * day, day, failed=True), "beep_boop": LastSets(None, None, day)}
+    return {
+        "lernmi": LastSets(AT - 3 * day, AT - 4 * day, day, failed=True, moments=NewestMoment(AT, day)),
+        "beep_boop": LastSets(None, None, day),
+    }
 
 
 def sets() -> SetsSeen:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from multidb.age_keys import recipient_problem
 from multidb.backup.continuous.catalog import LogPosition, Positions, base_text, positions_text, read_positions, thinned
+from multidb.backup.continuous.lag import SECTION
 from multidb.backup.continuous.layout import BASE, POSITIONS, base_folder, log_path, mac_of, server_folder, slot
 from multidb.backup.continuous.pruning import prune
 from multidb.backup.creation import targets_of
@@ -33,10 +34,7 @@ from multidb.model.options import Continuous
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
 
-__all__ = ["SECTION", "Round", "archive_servers", "archived_servers", "signing_key"]
-
-SECTION: Final = "continuous"
-"""Of the state: by server, how far its archive is."""
+__all__ = ["Round", "archive_servers", "archived_servers", "signing_key"]
 
 _EARLY: Final = 0.02  # of an interval: a timer that fires a moment early must not lose a whole turn
 _CHUNK: Final = 1 << 20

@@ -39,6 +39,7 @@ __all__ = [
     "clear_moments",
     "moment_of",
     "nearest_sets",
+    "newest_of",
     "revived",
     "set_of_moment",
     "windows_of",
@@ -110,6 +111,19 @@ def nearest_sets(engine: Engine, app: App, moment: datetime, targets: Sequence[s
         best = min(sets, key=lambda pair: (pair[0] < timedelta(0), abs(pair[0])), default=None)
         nearest.append(Nearest(store, best[1], best[0]) if best is not None else Nearest(store, None))
     return nearest
+
+
+def newest_of(engine: Engine, app: App, targets: Sequence[str] | None = None) -> datetime:
+    """The newest moment that the app can be brought back to.
+
+    Raises:
+        UsageError: there is none.
+    """
+    server, _ = _archived_place(engine, app)
+    windows = [window for there in windows_of(engine, server, targets) for window in there.windows]
+    if not windows:
+        raise UsageError("there is no moment yet", where="--at", hint=_window_hint(engine, server, targets))
+    return max(window.until for window in windows)
 
 
 def windows_of(engine: Engine, server: Server, targets: Sequence[str] | None = None) -> list[Archived]:

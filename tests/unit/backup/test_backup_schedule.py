@@ -28,7 +28,7 @@ from multidb.engine import Engine
 from multidb.errors import ArchiveError
 from multidb.fleet import Scope
 from multidb.model import App, Health, Status
-from multidb.model.options import Keep
+from multidb.model.options import Backup, Continuous, Keep
 from multidb.service.sources import Sources
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE
 from tests.unit.backup.conftest import MANIFEST, make_engine
@@ -381,3 +381,44 @@ def test_what_was_begun_by_a_wrong_clock_is_cleared_away(engine: Engine, clock: 
     (half,) = repository(engine.fleet).half_made()
     assert not half.abandoned(START + YEARS)
     assert half.abandoned(START)
+
+
+def test_an_archive_that_is_behind_is_said_and_one_that_is_not_says_how_far_it_is(engine: Engine, clock: Clock) -> None:
+    made(engine, "ann")
+    app, now = engine.project.apps["ann"], clock.now
+    store = next(iter(app.stores))
+
+    class Archived(Backup):
+        def continuous(self, name: str) -> Continuous:
+            return Continuous.model_validate({"continuous": name == store, "lag": "10min"})
+
+    backup = Archived.model_validate(engine.project.backup.model_dump(exclude={"keep", "encrypt"}, exclude_unset=True))
+    project = replace(engine.project, backup=backup)
+    server = next(spec.name for spec in project.servers if spec.store == store)
+
+    def of(**note: object) -> Health:
+        with engine.state.change("continuous") as section:
+            section.clear()
+            section.update(
+                {server: {"stream": "s", "identity": "1", "last": "", "snapshot": "", **note}} if note else {}
+            )
+        answer = freshness(project, engine.state, app, now)
+        assert answer is not None
+        return answer
+
+    since, recent, old = (
+        now.isoformat(),
+        (now - timedelta(minutes=5)).isoformat(),
+        (now - timedelta(days=2)).isoformat(),
+    )
+    assert of().status is Status.DEGRADED  # nothing yet
+    assert of(since=since, when=recent).status is Status.DEGRADED  # no base backup
+    well = of(since=since, when=recent, base=recent)
+    assert well.status is Status.HEALTHY
+    assert "any moment until 5 min ago" in well.message
+    assert "not new" in of(since=since, when=(now - timedelta(minutes=11)).isoformat(), base=recent).message
+    assert "base backup" in of(since=since, when=recent, base=old).message
+    failed = of(since=since, when=recent, base=recent, failed={"when": recent, "message": "disk full"})
+    assert (failed.status, "disk full" in failed.message) == (Status.DEGRADED, True)
+    assert last_sets(project, engine.state)["ann"].moments is not None
+    assert last_sets(engine.project, engine.state)["ann"].moments is None

@@ -59,7 +59,7 @@ def test_prometheus_accepts_its_configuration(rendered: Path, tmp_path: Path) ->
     text = text.replace("/etc/prometheus/multidb/", f"{rendered}/prometheus/").replace("/run/multidb/", f"{tmp_path}/")
     (tmp_path / "token").write_text("x")
     (tmp_path / "prometheus.yml").write_text(text)
-    assert "SUCCESS: 17 rules found" in said("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
+    assert "SUCCESS: 18 rules found" in said("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
 
 
 @amtool
@@ -84,6 +84,13 @@ FIRING: dict[str, tuple[dict[str, str], str]] = {  # alert: (series: values ever
             'multidb_backup_interval_seconds{app="lernmi"}': "3600x200",
         },
         "90m",
+    ),
+    "MultidbArchiveBehind": (
+        {
+            'multidb_backup_newest_moment_timestamp_seconds{app="lernmi"}': "0x200",
+            'multidb_backup_moment_lag_limit_seconds{app="lernmi"}': "900x200",
+        },
+        "30m",
     ),
     "MultidbBackupFailed": ({'multidb_backup_failed{app="lernmi"}': "1x20"}, "10m"),
     "MultidbBackupMissing": ({'multidb_backup_missing{app="lernmi"}': "1x200"}, "70m"),
@@ -116,6 +123,8 @@ WELL = {
     'multidb_backup_last_success_timestamp_seconds{app="lernmi"}': "0x200",
     'multidb_backup_last_verified_timestamp_seconds{app="lernmi"}': "0x200",
     'multidb_backup_interval_seconds{app="lernmi"}': "86400x200",
+    'multidb_backup_newest_moment_timestamp_seconds{app="lernmi"}': "0+60x200",
+    'multidb_backup_moment_lag_limit_seconds{app="lernmi"}': "900x200",
     'multidb_backup_failed{app="lernmi"}': "0x200",
     'multidb_backup_missing{app="lernmi"}': "0x200",
     f"multidb_app_quota_ratio{{{PLACE}}}": "0.5x200",

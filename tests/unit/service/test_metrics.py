@@ -68,6 +68,8 @@ def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         ("multidb_server_connections_limit", {"server": "postgres", "store": "postgres"}, 100),
         ("multidb_backup_last_success_timestamp_seconds", {"app": "lernmi"}, AT - 3 * 86400),
         ("multidb_backup_last_verified_timestamp_seconds", {"app": "lernmi"}, AT - 4 * 86400),
+        ("multidb_backup_newest_moment_timestamp_seconds", {"app": "lernmi"}, AT),
+        ("multidb_backup_moment_lag_limit_seconds", {"app": "lernmi"}, 86400),
         ("multidb_backup_interval_seconds", {"app": "lernmi"}, 86400),
         ("multidb_backup_failed", {"app": "lernmi"}, 1),
         ("multidb_backup_failed", {"app": "beep_boop"}, 0),

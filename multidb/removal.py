@@ -19,6 +19,7 @@ from multidb.alternation import forget_alternations
 from multidb.backup import cloning
 from multidb.backup.app_files.own import remove_own
 from multidb.backup.journal import Journal
+from multidb.backup.places import require_not_following
 from multidb.baseline import Baseline
 from multidb.closure import reopen
 from multidb.credentials import FIRST_ISSUED, ISSUED
@@ -168,6 +169,7 @@ def the_removed(fleet: Fleet, app_id: str) -> Tombstone:
 
 def _taken_out(fleet: Fleet, app_id: str, phase: Phase, grace: timedelta = timedelta(0), backup: str = "") -> Tombstone:
     """Takes the app out of the manifest, once that is written down; an earlier run's tombstone goes on in `phase`."""
+    require_not_following(fleet.state, app_id)
     state = fleet.state
     stone = tombstones(state).get(app_id)
     if stone is None or (stone.phase is Phase.RESTORING and phase is Phase.REMOVING):

@@ -18,6 +18,7 @@ from multidb.backup import cloning
 from multidb.backup.creation import repository
 from multidb.backup.journal import Journal
 from multidb.backup.labels import CLONE_OF
+from multidb.backup.places import require_not_following
 from multidb.backup.set_ids import is_set_id, made_at
 from multidb.backup.sets import declaration
 from multidb.document import in_future
@@ -111,6 +112,7 @@ def copy_over(engine: Engine, rename: Rename, progress: Progress) -> tuple[str, 
     Raises:
         MultidbError: it could not be done; the same again begins anew.
     """
+    require_not_following(engine.state, rename.old)
     removal.suspend(engine.fleet, rename.old, progress, command=rename.command)
     engine.fleet.start(rename.new)
     error = engine.apply(Scope(apps=frozenset({rename.new}))).error()

@@ -140,6 +140,14 @@ class _Importing(_Loose):
     phase: str
 
 
+class _Following(_Loose):
+    sources: dict[str, str]
+    typed: dict[str, str]
+    mark: str
+    phase: str
+    since: MomentText
+
+
 class _Copying(_Loose):
     id: str
     from_: Annotated[str, Field(alias="from")]
@@ -152,6 +160,7 @@ class _Work(_Loose):
     verifying: dict[AppId, _Verifying] = Field(default_factory=dict)
     restoring: dict[AppId, _Restoring] = Field(default_factory=dict)
     importing: dict[AppId, _Importing] = Field(default_factory=dict)
+    following: dict[AppId, _Following] = Field(default_factory=dict)
     copying: dict[AppId, _Copying] = Field(default_factory=dict)
 
 

@@ -16,7 +16,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from multidb.backup.journal import IMPORTING, Journal
-from multidb.backup.places import PreparedPlace, clear, differences, left_place, prepared_place, temporary_files
+from multidb.backup.places import (
+    PreparedPlace,
+    clear,
+    differences,
+    left_place,
+    prepared_place,
+    require_not_following,
+    temporary_files,
+)
 from multidb.backup.restoring import contexts_of, durability, occupied, require_unbound, safety_set
 from multidb.backup.sets import BackupSet
 from multidb.engine import Engine
@@ -45,9 +53,12 @@ __all__ = [
     "Imported",
     "abort_import",
     "bring_in",
+    "changed_words",
     "finish_import",
+    "importing_app",
     "is_exchanging",
     "is_going_on",
+    "source_of",
     "surveys",
 ]
 
@@ -105,10 +116,10 @@ def surveys(engine: Engine, request: ImportRequest, progress: Progress) -> dict[
     Raises:
         MultidbError: a source or a server of the app cannot be asked.
     """
-    app, direct, by_store = _app(engine, request), _direct(engine, request), {}
+    app, direct, by_store = importing_app(engine, request), _direct(engine, request), {}
     for store, (server, context) in contexts_of(engine, app, list(request.sources), app.where).items():
         progress(app.id, f"looking at {request.sources[store].text}")
-        with _source(request, store) as source, engine.fleet.archive(server) as archive:
+        with source_of(request, store) as source, engine.fleet.archive(server) as archive:
             survey = _importing(archive, store).survey(app, context, source)
             against = []
             if not request.replace and store not in direct and not archive.is_empty(archive.live(app, context)):
@@ -130,7 +141,7 @@ def bring_in(engine: Engine, request: ImportRequest, progress: Progress) -> Impo
         ArchiveError: a source's data is damaged or does not fit, or no safety set could be made. Nothing was changed.
         ServerError: a server failed; the same again goes on.
     """
-    app, stores = _app(engine, request), list(request.sources)
+    app, stores = importing_app(engine, request), list(request.sources)
     taken = occupied(engine, app, stores)
     direct = _direct(engine, request)
     if (refused := [store for store in taken if store not in direct]) and not request.replace:
@@ -139,6 +150,7 @@ def bring_in(engine: Engine, request: ImportRequest, progress: Progress) -> Impo
             where=app.where,
             hint="add --replace (a safety set is made first), or import it into another app",
         )
+    require_not_following(engine.state, app.id)
     require_unbound(engine, app, stores)
     work = _Import(engine, request, app, progress)
     if not is_going_on(engine, request):
@@ -272,7 +284,7 @@ class _Import:
 
     def _copied(self, stack: ExitStack, store: str) -> _Copy:
         server, context = self._contexts[store]
-        source = stack.enter_context(_source(self._request, store))
+        source = stack.enter_context(source_of(self._request, store))
         done = _StoreCheckpoint(self._journal, self._app.id, store)
         left = bool(done.done()) and self._is_left(server, context)
         if not left and store not in self.direct:
@@ -333,9 +345,8 @@ class _Import:
                 changed[store] = other
             digests[store] = _digest(there)
         if changed and not self._request.accept:
-            words = "; ".join(f"{store}: {listed(other, _MOST, between='; ')}" for store, other in changed.items())
             raise Refused(
-                f"the source was changed while it was copied: {words}",
+                f"the source was changed while it was copied: {changed_words(changed)}",
                 where=self._app.where,
                 hint="nothing was changed; stop what writes there and run the command again, or take what was copied: "
                 "--accept-differences",
@@ -376,7 +387,13 @@ class _StoreCheckpoint:
         self._journal.begin(IMPORTING, self._app, {**note, "done": {**note["done"], self._store: parts}})
 
 
-def _app(engine: Engine, request: ImportRequest) -> App:
+def changed_words(changed: Mapping[str, Sequence[str]]) -> str:
+    """What is not as it was, by store, for a message."""
+    return "; ".join(f"{store}: {listed(list(other), _MOST, between='; ')}" for store, other in changed.items())
+
+
+def importing_app(engine: Engine, request: ImportRequest) -> App:
+    """The app of the manifest. `UsageError` where it is not there, or does not use one of the stores."""
     app = engine.fleet.app(request.app)
     for store in request.sources:
         if store not in app.stores:
@@ -386,7 +403,8 @@ def _app(engine: Engine, request: ImportRequest) -> App:
     return app
 
 
-def _source(request: ImportRequest, store: str) -> ImportSource:
+def source_of(request: ImportRequest, store: str) -> ImportSource:
+    """One of its sources, not entered yet. `UsageError` where the store takes no data from elsewhere."""
     made = provisioner(store).source
     if made is None:
         raise UsageError(f"nothing can be imported into {store}", hint=f"leave out --from-{store}")

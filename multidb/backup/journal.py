@@ -17,7 +17,7 @@ from multidb.backup.jobs import recording
 from multidb.model import Progress, unwatched
 from multidb.state import ProjectState
 
-__all__ = ["COPYING", "IMPORTING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
+__all__ = ["COPYING", "FOLLOWING", "IMPORTING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
 
 _WORK: Final = "backup-work"
 _SETS: Final = "backups"
@@ -29,6 +29,7 @@ VERIFYING: Final = "verifying"
 RESTORING: Final = "restoring"
 COPYING: Final = "copying"
 IMPORTING: Final = "importing"
+FOLLOWING: Final = "following"  # an import that goes on by itself, for days
 
 
 @contextmanager

@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from multidb.backup.journal import FOLLOWING, Journal
 from multidb.backup.sets import StoredPart
 from multidb.backup.streams import StoreReader
-from multidb.errors import ArchiveError, NeedsServer, ServerError, TargetError
+from multidb.errors import ArchiveError, NeedsServer, Refused, ServerError, TargetError
 from multidb.fleet import Fleet
 from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext, listed
+from multidb.state import ProjectState
 
 __all__ = [
     "PreparedPlace",
@@ -25,6 +27,7 @@ __all__ = [
     "left_place",
     "load",
     "prepared_place",
+    "require_not_following",
     "temporary_files",
 ]
 
@@ -169,11 +172,23 @@ def differences(expected: Measures, actual: Measures, of: str = "the set") -> It
             yield f"{name}: another content"
 
 
+def require_not_following(state: ProjectState, app: str) -> None:
+    """`Refused` while a copy for the app follows its source."""
+    if app in Journal(state).open(FOLLOWING):
+        raise Refused(
+            f"an import into app {app} follows its source",
+            where=f"app {app}",
+            hint=f"finish it: multidb import {app} --cutover; or give it up: multidb import {app} --abort",
+        )
+
+
 def clear(fleet: Fleet, server: Server, app: App, context: StoreContext) -> None:
-    """Removes the places that a run which died has left beside the app's own."""
+    """Removes the places that a run which died has left beside the app's own; not the one that follows a source."""
+    followed = app.id in Journal(fleet.state).open(FOLLOWING)
     with fleet.archive(server) as archive:
         for place in archive.leftovers(app, context):
-            archive.discard(place)
+            if not (followed and place.kind is PlaceKind.NEW):
+                archive.discard(place)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from multidb.backup.continuous.moments import clear_moments
 from multidb.backup.creation import ServerContexts, targets_of, turn_on
 from multidb.backup.encryption import Identities
 from multidb.backup.importing import finish_import
-from multidb.backup.journal import IMPORTING, MAKING, PAUSED, RESTORING, VERIFYING, Journal
+from multidb.backup.journal import FOLLOWING, IMPORTING, MAKING, PAUSED, RESTORING, VERIFYING, Journal
 from multidb.backup.places import clear
 from multidb.backup.repository import Repository
 from multidb.backup.restoring import finish_restore
@@ -21,7 +21,7 @@ from multidb.backup.sets import MANIFEST
 from multidb.closure import Closure, closures
 from multidb.document import printable
 from multidb.engine import Engine
-from multidb.errors import Locked, MultidbError, ServerDown, UsageError
+from multidb.errors import Locked, MultidbError, Refused, ServerDown, UsageError
 from multidb.fleet import Scope
 from multidb.model import App, Progress
 from multidb.provisioners import provisioner
@@ -96,7 +96,21 @@ def recover(
             except MultidbError as error:
                 problems[app] = error
     clear_moments(engine.state)
+    problems |= _begun_imports(journal, {*held, *going_on})
     return done, problems
+
+
+def _begun_imports(journal: Journal, own: set[str]) -> dict[str, MultidbError]:
+    """Imports that were to follow their source, and whose run died while they were begun: the source keeps its log."""
+    return {
+        app: Refused(
+            "an import that was to follow its source was interrupted while it was begun, and the source keeps its log",
+            where=f"app {app}",
+            hint=f"give it up: multidb import {app} --abort; then begin again",
+        )
+        for app, note in journal.open(FOLLOWING).items()
+        if note["phase"] == "copying" and app not in own
+    }
 
 
 def _others(notes: Mapping[str, dict[str, Any]], own: frozenset[str]) -> list[tuple[str, dict[str, Any]]]:

@@ -21,7 +21,16 @@ from multidb.backup.app_files.part import locations_of, names_in, occupied_names
 from multidb.backup.creation import ServerContexts, make_sets, targets_of
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal
-from multidb.backup.places import PreparedPlace, clear, compare, differences, load, prepared_place, temporary_files
+from multidb.backup.places import (
+    PreparedPlace,
+    clear,
+    compare,
+    differences,
+    load,
+    prepared_place,
+    require_not_following,
+    temporary_files,
+)
 from multidb.backup.rate import Rate
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.set_ids import made_at
@@ -127,6 +136,7 @@ def restore(
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[app_id]
+    require_not_following(engine.state, app_id)
     chosen = _chosen_stores(copy.backup_set, app, stores)
     locations = _chosen_files(engine, copy.backup_set, app, stores)
     taken, taken_files = occupied(engine, app, chosen), occupied_names(locations)

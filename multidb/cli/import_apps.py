@@ -11,6 +11,7 @@ import typer
 from multidb import files, manifest
 from multidb.cli.entries import show_edit
 from multidb.cli.import_data import AppOrNoneArgument, DataRequest, Sources, names_of, with_source_options
+from multidb.cli.import_live import LiveImport
 from multidb.cli.options import Run, YesOption, examples, with_run
 from multidb.cli.output import Output
 from multidb.document import printable
@@ -33,6 +34,8 @@ _WATCHED = 12  # entries that are shown in full
         "multidb import shop --from-postgres postgresql://reader@db.example.com/shop        (what would come, and how)",
         "multidb import shop --from-postgres postgresql://reader@db.example.com/shop --yes  (does it)",
         "multidb import shop --from-postgres env:SHOP_URL --replace",
+        "multidb import shop --from-postgres env:SHOP_URL --live --yes; multidb import shop --live",
+        "multidb import shop --cutover",
     ),
 )
 @with_run("import", verbose=True)
@@ -65,7 +68,13 @@ def import_apps(  # noqa: PLR0913 (an option is an argument)
         bool,
         typer.Option("--accept-differences", help="Take the copy of a source that was written meanwhile."),
     ] = False,
-    abort: Annotated[bool, typer.Option("--abort", help="Give up an import that was interrupted.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Follow the source after the copy; without --from-: say how far it is.")
+    ] = False,
+    cutover: Annotated[
+        bool, typer.Option("--cutover", help="Stop writers at the source that is followed, and take its place.")
+    ] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Give up an import that was interrupted, or follows.")] = False,
     yes: YesOption = False,
 ) -> int:
     """Find apps on servers that exist already (--scan), or give an app data that is elsewhere (--from-).
@@ -78,14 +87,17 @@ def import_apps(  # noqa: PLR0913 (an option is an argument)
     before anything of the app is replaced. An app that has data is refused without --replace. WHERE is an address
     without a password, a file, or where the whole address is: env:NAME, file:PATH. The password is read from
     MULTIDB_IMPORT_STORE_PASSWORD. Interrupted, the same command goes on.
+
+    With --live the copy follows its source, which is written all the while, until --cutover: that stops writers there,
+    waits for the last change, compares, and makes the copy the app's. What both make at the source is taken away again.
     """
     options = ImportOptions(pattern, prefix, names_of(names))
     request = DataRequest(run, sources or {}, options, replace, safety_set, accept_differences, yes)
     if name is not None:
         if scanning or write is not None:
             raise UsageError("--scan reads all servers, and finds apps by itself", hint="leave out the app's name")
-        return request.abort(name) if abort else request.carry_out(name)
-    if sources or abort:
+        return _of_app(request, name, live=live, cutover=cutover, abort=abort)
+    if sources or abort or live or cutover:
         raise UsageError("nothing says which app it is for", hint="multidb import NAME --from-STORE WHERE")
     if not scanning:
         raise UsageError(
@@ -93,6 +105,21 @@ def import_apps(  # noqa: PLR0913 (an option is an argument)
             hint="apps on servers: multidb import --scan; data for an app: multidb import NAME --from-STORE WHERE",
         )
     return _scan(run, write, mode)
+
+
+def _of_app(request: DataRequest, name: str, *, live: bool, cutover: bool, abort: bool) -> int:
+    if live + cutover + abort > 1:
+        raise UsageError("--live, --cutover and --abort are three things to do", hint="leave two of them out")
+    if request.typed and (cutover or abort):
+        raise UsageError("it is known where the source is", hint="leave out --from-...")
+    followed = LiveImport(request)
+    if abort:
+        return followed.abort(name) if followed.is_under_way(name) else request.abort(name)
+    if cutover:
+        return followed.cut_over(name)
+    if live:
+        return followed.begin(name) if request.typed else followed.say_lag(name)
+    return request.carry_out(name)
 
 
 def _scan(run: Run, write: Path | None, mode: AppMode) -> int:

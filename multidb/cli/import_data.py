@@ -40,7 +40,17 @@ from multidb.manifest import app_id
 from multidb.model import ImportOptions, Progress, Survey, listed, size_in_words, time_in_words
 from multidb.provisioners import known_stores, provisioner
 
-__all__ = ["AppOrNoneArgument", "DataRequest", "Sources", "names_of", "with_source_options"]
+__all__ = [
+    "AppOrNoneArgument",
+    "DataRequest",
+    "Sources",
+    "import_document",
+    "names_of",
+    "nothing_imported",
+    "obstacles_of",
+    "survey_document",
+    "with_source_options",
+]
 
 AppOrNoneArgument = Annotated[
     str | None, typer.Argument(metavar="NAME", help="The app that is to have data from elsewhere.", show_default=False)
@@ -108,15 +118,15 @@ class DataRequest:
         """Shows what there is to import, and imports it where that is agreed to."""
         output = self.run.output
         engine = self.run.engine(output)
-        request = self._request(engine, app_id(name))
+        request = self.request(engine, app_id(name))
         seen: Mapping[str, Survey] = {}
         if not self.yes:
             if not is_exchanging(engine, request):
-                seen = self._surveyed(engine, request, output.progress)
-            if _obstacles(seen):
-                return self._stand_against(request, seen)
+                seen = self.surveyed(engine, request, output.progress)
+            if obstacles_of(seen):
+                return self.stand_against(request, seen)
             if not self._agreed(engine, request):
-                output.document(True, _document(request, seen))
+                output.document(True, survey_document(request, seen))
                 return 0
         return self._carry_out(engine, request, seen)
 
@@ -132,12 +142,12 @@ class DataRequest:
             if finishing:
                 if is_exchanging(engine, request):
                     return Refused.exit_code  # why was said
-                output.document(True, _of_data({**_nothing(app), "imported": True}))
+                output.document(True, import_document({**nothing_imported(app), "imported": True}))
                 return 0
             stack.enter_context(engine.state.lock_apps([app], f"multidb import into {app}"))
-            seen = seen or self._surveyed(engine, request, progress)
-            if _obstacles(seen):
-                return self._stand_against(request, seen)
+            seen = seen or self.surveyed(engine, request, progress)
+            if obstacles_of(seen):
+                return self.stand_against(request, seen)
             record = stack.enter_context(self.run.recorded(engine.state, [app]))
             engine = self.run.engine(output)
             record.applied(ready(engine, app))
@@ -147,7 +157,8 @@ class DataRequest:
             record.applied(done.report)
         return _say(engine, output, request, seen, done, time.monotonic() - begun)
 
-    def _surveyed(self, engine: Engine, request: ImportRequest, progress: Progress) -> Mapping[str, Survey]:
+    def surveyed(self, engine: Engine, request: ImportRequest, progress: Progress) -> Mapping[str, Survey]:
+        """Looks at the sources and shows what is there."""
         output = self.run.output
         with output.working():
             seen = surveys(engine, request, progress)
@@ -155,16 +166,16 @@ class DataRequest:
             _show(output, request, seen)
         return seen
 
-    def _stand_against(self, request: ImportRequest, seen: Mapping[str, Survey]) -> int:
+    def stand_against(self, request: ImportRequest, seen: Mapping[str, Survey]) -> int:
         """Says what stands against it. Gives the exit code."""
         output = self.run.output
-        output.document(False, _document(request, seen))
-        for obstacle in _obstacles(seen)[:_SHOWN]:
+        output.document(False, survey_document(request, seen))
+        for obstacle in obstacles_of(seen)[:_SHOWN]:
             output.note(f"Nothing was changed: {one_line(printable(obstacle, 2000))}", style="red")
         return Refused.exit_code
 
     def abort(self, name: str) -> int:
-        """Gives up an import that has begun."""
+        """Gives up an import that has begun and does not follow its source."""
         run, output = self.run, self.run.output
         engine, app = run.engine(output), app_id(name)
         with ExitStack() as stack:
@@ -174,11 +185,12 @@ class DataRequest:
             done = abort_import(engine, app, progress)
             with run.recorded(engine.state, [app]) as record:
                 record.add("abort", "import", done, app)
-        output.document(True, _of_data({**_nothing(app), "aborted": done}))
+        output.document(True, import_document({**nothing_imported(app), "aborted": done}))
         output.say(f"{app}: {done}")
         return 0
 
-    def _request(self, engine: Engine, app: str) -> ImportRequest:
+    def request(self, engine: Engine, app: str) -> ImportRequest:
+        """What is asked for, understood. `UsageError` where it makes no sense."""
         if not self.typed:
             options = [f"--from-{store}" for store in engine.fleet.app(app).stores if _takes_data(store)]
             raise UsageError("nothing says where the data is", hint=f"multidb import {app} {options[0]} WHERE")
@@ -204,7 +216,7 @@ class DataRequest:
         return ask(f"{begun} into {request.app}?", yes=False)
 
 
-def _obstacles(seen: Mapping[str, Survey]) -> list[str]:
+def obstacles_of(seen: Mapping[str, Survey]) -> list[str]:
     return [obstacle for survey in seen.values() for obstacle in survey.obstacles]
 
 
@@ -242,7 +254,7 @@ def _say(
     code = show_report(output, done.report)
     written = write_env_files(engine.fleet, output, [done.app])
     openings = audited(engine, done.app, output)
-    document = _document(request, seen)
+    document = survey_document(request, seen)
     document["data"] |= {
         "imported": True,
         "seconds": round(seconds, 3),
@@ -263,7 +275,7 @@ def _say(
     return code or (1 if openings.own else 0)
 
 
-def _document(request: ImportRequest, seen: Mapping[str, Survey]) -> dict[str, Any]:
+def survey_document(request: ImportRequest, seen: Mapping[str, Survey]) -> dict[str, Any]:
     surveyed = [
         {
             "store": store,
@@ -279,10 +291,10 @@ def _document(request: ImportRequest, seen: Mapping[str, Survey]) -> dict[str, A
         }
         for store, survey in seen.items()
     ]
-    return _of_data({**_nothing(request.app), "sources": surveyed})
+    return import_document({**nothing_imported(request.app), "sources": surveyed})
 
 
-def _nothing(app: str) -> dict[str, Any]:
+def nothing_imported(app: str) -> dict[str, Any]:
     return {
         "app": app,
         "sources": [],
@@ -293,11 +305,14 @@ def _nothing(app: str) -> dict[str, Any]:
         "changes": [],
         "written": [],
         **Openings((), ()).document(),
+        "following": [],
+        "downtime": None,
+        "left": [],
         "aborted": None,
     }
 
 
-def _of_data(data: dict[str, Any]) -> dict[str, Any]:
+def import_document(data: dict[str, Any]) -> dict[str, Any]:
     return {"entries": {}, "managed": [], "servers": [], "accounts": {}, "written": [], "data": data}
 
 

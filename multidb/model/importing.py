@@ -17,7 +17,18 @@ from multidb.model.archive import Archive, Measures, Place
 from multidb.model.core import App, Progress, StoreContext
 from multidb.secrets import Secret
 
-__all__ = ["Checkpoint", "ImportArchive", "ImportOptions", "ImportSource", "SourceLocation", "Survey", "at_source"]
+__all__ = [
+    "Checkpoint",
+    "FollowedSource",
+    "FollowingArchive",
+    "ImportArchive",
+    "ImportOptions",
+    "ImportSource",
+    "Lag",
+    "SourceLocation",
+    "Survey",
+    "at_source",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,70 @@ class ImportArchive(Archive, Protocol):
             ArchiveError: the source's data is damaged or does not fit. The place is given up.
             Refused: a survey would have said it.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a copy that follows its source is behind it.
+
+    Args:
+        size: bytes of changes at the source that are not in the copy yet.
+        problem: why it does not come nearer; empty: it does.
+    """
+
+    size: int
+    problem: str = ""
+
+
+@runtime_checkable
+class FollowedSource(ImportSource, Protocol):
+    """A source whose changes can be followed after it was copied.
+
+    What following makes at the source is called by a `mark`, a name of lower-case letters, digits and underscores that
+    nobody else has; `unfollow` takes away all of it.
+    """
+
+    def stop_writing(self) -> None:
+        """Ends what others do at the source; until this source is left nobody writes there, and afterwards nobody does
+        who has not said so. Done already is fine.
+
+        Raises:
+            NotAllowed: the login may not do that; says the statement that does it.
+            ServerSlow: somebody could not be ended.
+        """
+
+    def allow_writing(self) -> None:
+        """Undoes what of `stop_writing` lasts. Nothing to undo is fine."""
+
+    def unfollow(self, mark: str) -> None:
+        """Takes away what following has made at the source. Nothing there is fine."""
+
+
+@runtime_checkable
+class FollowingArchive(ImportArchive, Protocol):
+    """An archive whose places can follow a source."""
+
+    def follow(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        """As `bring_in`, and from the moment of the copy on the place takes every change of the source by itself, with
+        no more power than the app has, whether or not this process lives.
+
+        Raises:
+            As `bring_in`; what was made at the source by then is `FollowedSource.unfollow`'s to take away.
+        """
+
+    def lag(self, place: Place, source: ImportSource, mark: str) -> Lag:
+        """How far the place is behind now."""
+
+    def drain(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        """Returns when the place has everything that the source has, of which nobody writes any more; also what is not
+        followed (positions of sequences).
+
+        Raises:
+            ServerSlow: it does not come nearer.
+        """
+
+    def detach(self, place: Place, mark: str) -> None:
+        """The place follows nothing any more; the source is not asked. Done already is fine."""
 
 
 @contextmanager

@@ -108,6 +108,9 @@ def test_it_says_what_would_come_and_changes_nothing(folder: Folder, old: str) -
     (survey,) = data["sources"]
     assert (data["imported"], survey["product"].split(".")[0], survey["obstacles"]) == (False, "PostgreSQL 18", [])
     assert survey["counts"]["tables"] == 2
+    assert "wal_level is replica" in survey["following"]
+    live = run(folder, "shop", "--from-postgres", old, "--live", "--yes")
+    assert (live.code, "wal_level is replica" in live.err) == (3, True)
     assert any("publication theirs" in loss for loss in survey["losses"])
     assert any("postgres" in loss and "roles" in loss for loss in survey["losses"])
     assert there(folder) == []

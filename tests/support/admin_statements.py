@@ -55,6 +55,16 @@ OF_ARCHIVES: Mapping[str, str] = {
     ),
     rf"{_GIVING} EXECUTE ON ROUTINE {_PATH}\({_ARGUMENTS}\) {_GIVEN}": "likewise; types are found by name",
     rf"COMMENT ON EXTENSION {_NAME} IS E?'(?:[^']|'')*'": "changes one row of a catalog",
+    rf"CREATE SUBSCRIPTION {_NAME} CONNECTION E?'(?:[^']|'')*' PUBLICATION {_NAME} WITH \(create_slot = false, "
+    r"copy_data = false, run_as_owner = false\)": (
+        "in a place that no app may enter; rows of catalogs, tables are found by name. What comes is written as the "
+        "owner of the table, sandboxed (decision 87)"
+    ),
+    rf"ALTER SUBSCRIPTION {_NAME} (?:DISABLE|SET \(slot_name = NONE\))|DROP SUBSCRIPTION {_NAME}": (
+        "likewise; rows of catalogs, and a worker of the server's ends"
+    ),
+    r"SET (?:log_statement|log_min_error_statement|pg_stat_statements\.track) = '(?:none|panic)'"
+    r"|SET log_min_duration_statement = -1": "how the session is logged",
     r"ROLLBACK PREPARED E?'(?:[^']|'')*'": "ending a transaction calls no trigger and no check",
 }
 

@@ -20,6 +20,7 @@ __all__ = [
     "ExistingPlaceDocument",
     "ImportDocument",
     "ImportedDataDocument",
+    "LagDocument",
     "ScannedServerDocument",
     "SurveyDocument",
 ]
@@ -73,6 +74,16 @@ class SurveyDocument(DocumentPart):
     """Why changes that are made meanwhile cannot be followed; null: they can."""
 
 
+class LagDocument(DocumentPart):
+    """How far a copy that follows its source is behind it."""
+
+    store: StoreName
+    size: int
+    """Bytes of changes."""
+    problem: str | None
+    """Why it does not come nearer; null: it does."""
+
+
 class ImportedDataDocument(DocumentPart):
     """Data from elsewhere, for an app."""
 
@@ -92,6 +103,12 @@ class ImportedDataDocument(DocumentPart):
     """What is open in the app's own walls."""
     open_elsewhere: list[str]
     """What is open on the servers as a whole, or of other apps. It does not make the command fail."""
+    following: list[LagDocument]
+    """Of copies that follow their sources from now on."""
+    downtime: float | None
+    """With `--cutover`: seconds in which nobody could write."""
+    left: list[str]
+    """What could not be taken away at the source."""
     aborted: str | None
     """With `--abort`: what was done."""
 

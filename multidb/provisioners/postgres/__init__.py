@@ -106,9 +106,9 @@ def _archive(server: Server, password: Secret | None, application_name: str, _: 
 
 
 def _source(location: SourceLocation, options: ImportOptions) -> ImportSource:
-    from multidb.provisioners.postgres.backup.source import PostgresSource
+    from multidb.provisioners.postgres.backup.followed import FollowedPostgres
 
-    return PostgresSource(location)
+    return FollowedPostgres(location)
 
 
 def _continuous(server: Server, password: Secret | None, application_name: str) -> ContinuousArchive:

@@ -19,6 +19,7 @@ from multidb.model import (
     ArchiveWriter,
     Checkpoint,
     ImportSource,
+    Lag,
     Measures,
     Part,
     Place,
@@ -32,6 +33,7 @@ from multidb.provisioners.postgres.backup import (
     archive_tables,
     contents,
     dump,
+    following,
     importing,
     place_databases,
     place_schemas,
@@ -40,6 +42,7 @@ from multidb.provisioners.postgres.backup import (
 )
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.dump import held, reading
+from multidb.provisioners.postgres.backup.followed import FollowedPostgres
 from multidb.provisioners.postgres.backup.source import PostgresSource
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.databases import home
@@ -120,6 +123,18 @@ class PostgresArchive:
             importing.bring_in(self._databases, place, _own(source), progress)
             done.add(importing.WHOLE)
 
+    def follow(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        following.follow(self._databases, place, _followed(source), mark, progress)
+
+    def lag(self, place: Place, source: ImportSource, mark: str) -> Lag:
+        return following.lag(self._databases, _followed(source), mark)
+
+    def drain(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        following.drain(self._databases, place, _followed(source), mark, progress)
+
+    def detach(self, place: Place, mark: str) -> None:
+        self._databases.end_subscriptions(place.name)
+
     def require_unbound(self, app: App, context: StoreContext) -> None:
         if home(app).schema is not None:
             place_schemas.require_unbound(self._databases, app)
@@ -183,4 +198,9 @@ class PostgresArchive:
 
 def _own(source: ImportSource) -> PostgresSource:
     assert isinstance(source, PostgresSource)
+    return source
+
+
+def _followed(source: ImportSource) -> FollowedPostgres:
+    assert isinstance(source, FollowedPostgres)
     return source

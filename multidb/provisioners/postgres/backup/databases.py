@@ -41,6 +41,10 @@ SELECT coalesce(json_object_agg(d.datname, json_build_object(
   'prepared', (SELECT json_agg(p.gid) FROM pg_prepared_xacts p WHERE p.database = d.datname))), '{{}}'::json)
 FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
 WHERE d.datname IN (SELECT json_array_elements_text($1::json))"""
+# $1: a database.
+_SUBSCRIPTIONS = """
+SELECT coalesce(json_agg(s.subname), '[]'::json) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+WHERE d.datname = $1"""
 # $1: names (JSON array), $2: a role. How many of these tablespaces are there and may be used by the role.
 _TABLESPACES = """
 SELECT count(*) FROM pg_tablespace
@@ -120,7 +124,8 @@ class Databases:
         )
 
     def drop(self, name: str, database: Mapping[str, Any]) -> None:
-        """Drops it, whoever is connected. Prepared transactions keep a database, and only inside it can they be ended.
+        """Drops it, whoever is connected. Prepared transactions and subscriptions keep a database, and only inside it
+        can they be ended.
 
         Args:
             database: as `find` has it.
@@ -130,7 +135,15 @@ class Databases:
             with self.open(name) as connection:
                 for transaction in database["prepared"]:
                     AdminInside(connection).roll_back(str(transaction))
+        self.end_subscriptions(name)
         self._send_again(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
+
+    def end_subscriptions(self, name: str) -> None:
+        """Ends those of a place, by which it follows another server; that server is not asked."""
+        for subscription in json.loads(self.main.ask(_SUBSCRIPTIONS, (name,))):
+            self.main.execute(f"ALTER DATABASE {identifier(name)} ALLOW_CONNECTIONS true")
+            with self.open(name) as connection:
+                AdminInside(connection).end_subscription(str(subscription))
 
     def end_sessions(self, names: Sequence[str]) -> None:
         within = ", ".join(map(literal, names))

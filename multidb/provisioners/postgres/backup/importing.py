@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -18,6 +19,8 @@ from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 __all__ = ["WHOLE", "bring_in", "survey"]
 
 WHOLE: Final = "whole"  # the one part of an import: all of it
+
+_APPLIES_AS_OWNER: Final = 160000  # the first whose subscriptions have run_as_owner
 
 
 def survey(databases: Databases, app: App, context: StoreContext, source: PostgresSource) -> Survey:
@@ -43,17 +46,32 @@ def survey(databases: Databases, app: App, context: StoreContext, source: Postgr
     changed, against = extensions.prospect(
         databases.main.ask, extensions.read(source.extensions()), _given(databases, app), app.id
     )
-    return replace(seen, losses=(*losses, *changed), obstacles=(*obstacles, *against))
+    following = seen.following or "; ".join(following_here(databases))
+    return replace(seen, losses=(*losses, *changed), obstacles=(*obstacles, *against), following=following)
 
 
-def bring_in(databases: Databases, place: Place, source: PostgresSource, progress: Progress) -> None:
+def following_here(databases: Databases) -> Iterator[str]:
+    """Why this server cannot follow another, each with the way on."""
+    if databases.main.version < _APPLIES_AS_OWNER:
+        yield (
+            f"the app's server is Postgres {databases.major}, and before {_APPLIES_AS_OWNER // 10000} none writes what "
+            "it follows as the owner of the table: upgrade it, or import without --live"
+        )
+    if databases.main.ask("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") != "t":
+        yield "the admin of the app's server is no superuser, who makes the subscription: import without --live"
+
+
+def bring_in(databases: Databases, place: Place, source: PostgresSource, progress: Progress, moment: str = "") -> None:
     """Dumps the source and loads that, as of one moment.
+
+    Args:
+        moment: as for `PostgresSource.dump`.
 
     Raises:
         As `restore.restore` and `PostgresSource.dump`.
     """
     locale = _locale(databases, place.app, source)
-    with source.dump(place.app, databases.major, locale, progress) as (part, reader):
+    with source.dump(place.app, databases.major, locale, progress, moment) as (part, reader):
         restore.restore(databases, place, part, reader, progress)
 
 

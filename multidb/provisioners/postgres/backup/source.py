@@ -27,6 +27,7 @@ from multidb.provisioners.postgres.driver.connection import Connection, SessionO
 from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.provision.options import STORE
+from multidb.provisioners.postgres.provision.quoting import literal
 
 __all__ = ["PostgresSource"]
 
@@ -214,13 +215,16 @@ class PostgresSource:
         return programs.find("pg_dump", target, self.where, tls=programs.needs_tls(self.server.endpoint))
 
     @contextlib.contextmanager
-    def dump(self, app: App, target: int, locale: Locale, progress: Progress) -> Iterator[tuple[Part, SourceReader]]:
+    def dump(
+        self, app: App, target: int, locale: Locale, progress: Progress, moment: str = ""
+    ) -> Iterator[tuple[Part, SourceReader]]:
         """All of the database as of one moment, as a part of a set that is read while it is made; it is measured
         meanwhile.
 
         Args:
             target: the major version that it will be loaded into.
             locale: that of the database that it will be loaded into.
+            moment: a snapshot that somebody else holds meanwhile; empty: now.
 
         Raises:
             Refused: the login may not read everything, or something cannot be loaded.
@@ -230,7 +234,9 @@ class PostgresSource:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             ask = connection.ask
-            snapshot, moment = ask("SELECT pg_export_snapshot()"), ask(_MOMENT)
+            if moment:
+                connection.execute(f"SET TRANSACTION SNAPSHOT {literal(moment)}")
+            snapshot, seen = moment or ask("SELECT pg_export_snapshot()"), ask(_MOMENT)
             if against := list(self._unreadable()):
                 raise Refused(against[0], where=self.where, hint="nothing was changed; then run the command again")
             part = self._part(app, program, locale)
@@ -241,7 +247,7 @@ class PostgresSource:
                 measuring = beside.submit(contents.measures, ask, tables)
                 try:
                     yield part, SourceReader(self, program, arguments, progress)
-                    self._copied = moment, measuring.result()
+                    self._copied = seen, measuring.result()
                 except BaseException:
                     self._cancel(measuring)
                     raise

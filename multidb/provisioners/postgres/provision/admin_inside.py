@@ -16,10 +16,18 @@ from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import interior, shared_catalog
 from multidb.provisioners.postgres.provision.privileges import grantee_in_sql
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
+from multidb.secrets import Secret
 
 __all__ = ["AdminInside", "creation"]
 
 
+# What a server would write of a statement, or keep of it, beyond the catalog.
+_SILENT = (
+    "log_statement = 'none'",
+    "log_min_duration_statement = -1",
+    "log_min_error_statement = 'panic'",
+    "pg_stat_statements.track = 'none'",
+)
 _THERE = "SELECT coalesce(json_agg(extname), '[]'::json) FROM pg_extension"
 
 
@@ -128,6 +136,28 @@ class AdminInside:
     def roll_back(self, transaction: str) -> None:
         """Ends a prepared transaction."""
         self._connection.execute(f"ROLLBACK PREPARED {literal(transaction)}")
+
+    def subscribe(self, name: str, address: Secret) -> None:
+        """Has the server follow a publication elsewhere by a slot of the same name, from where that stands: each change
+        is written as the owner of its table (``run_as_owner``), who is sandboxed from the admin.
+
+        Args:
+            address: with the password; it stands in no log of the server's.
+        """
+        self._connection.execute(*(f"SET {setting}" for setting in _SILENT))
+        self._connection.execute(
+            f"CREATE SUBSCRIPTION {identifier(name)} CONNECTION {literal(address.reveal())} PUBLICATION "
+            f"{identifier(name)} WITH (create_slot = false, copy_data = false, run_as_owner = false)"
+        )
+
+    def end_subscription(self, name: str) -> None:
+        """Ends it without asking whom it follows."""
+        quoted = identifier(name)
+        self._connection.execute(
+            f"ALTER SUBSCRIPTION {quoted} DISABLE",
+            f"ALTER SUBSCRIPTION {quoted} SET (slot_name = NONE)",
+            f"DROP SUBSCRIPTION {quoted}",
+        )
 
     def of_others(self, roles: Sequence[str]) -> frozenset[tuple[str, ...]]:
         """What belongs to none of the roles, as `contents.owned_by_others` says it: catalogs only."""

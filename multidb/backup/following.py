@@ -1,0 +1,353 @@
+"""An import with little downtime: copied while the source is written, then kept like it until somebody cuts over.
+
+The new place follows its source by itself, for as long as wanted; the app has its old one meanwhile. Cutting over stops
+writing at the source, waits for the last change, compares, and exchanges the places. Both the copy and what was made at
+the source are gone again when it is given up.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from multidb.backup.importing import ImportRequest, changed_words, importing_app, source_of
+from multidb.backup.journal import FOLLOWING, Journal
+from multidb.backup.places import differences, left_place, require_not_following, temporary_files
+from multidb.backup.restoring import contexts_of, occupied, require_unbound, safety_set
+from multidb.backup.sets import BackupSet
+from multidb.engine import Engine
+from multidb.errors import MultidbError, Refused, ServerError, UsageError
+from multidb.fleet import Scope
+from multidb.model import (
+    App,
+    FollowedSource,
+    FollowingArchive,
+    Lag,
+    Place,
+    PlaceKind,
+    Progress,
+    Server,
+    StoreContext,
+    listed,
+)
+from multidb.report import Report
+
+__all__ = ["CutOver", "FollowedImport", "abort_following", "begin_following", "cut_over", "followed_import", "lags"]
+
+_BEGINNING: Final = "copying"
+_FOLLOWING: Final = "following"
+_STOPPED: Final = "cutting over"
+_EXCHANGING: Final = "exchanging"
+_LONGEST_MARK: Final = 63
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedImport:
+    """An import that is under way by itself.
+
+    Args:
+        typed: by store, where its source is, as it was typed; no password is in it.
+        since: when it was begun.
+        phase: how far it is, in words.
+    """
+
+    app: str
+    typed: Mapping[str, str]
+    mark: str
+    phase: str
+    since: datetime
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether everything was copied, so that it can be cut over."""
+        return self.phase != _BEGINNING
+
+
+@dataclass(frozen=True, slots=True)
+class CutOver:
+    """What a cut-over did.
+
+    Args:
+        downtime: seconds from the moment when nobody could write at the source to the one when the app could here.
+        safety: the set of what the app had before.
+        left: what could not be taken away at the source, and the way to it.
+    """
+
+    app: str
+    stores: tuple[str, ...]
+    downtime: float
+    safety: BackupSet | None
+    report: Report
+    left: tuple[str, ...] = ()
+
+
+def followed_import(engine: Engine, app_id: str) -> FollowedImport | None:
+    """The app's, if there is one."""
+    note = Journal(engine.state).open(FOLLOWING).get(app_id)
+    if note is None:
+        return None
+    since = datetime.fromisoformat(str(note["since"]))
+    return FollowedImport(app_id, dict(note["typed"]), str(note["mark"]), str(note["phase"]), since)
+
+
+def begin_following(engine: Engine, request: ImportRequest, typed: Mapping[str, str], progress: Progress) -> None:
+    """Copies the sources beside what the app has, and has the copies follow them. The caller holds `exclusively` and
+    the app's lock.
+
+    Args:
+        typed: by store, where its source is, as it is to be found again.
+
+    Raises:
+        Refused: another import follows its source; or one of these cannot be followed. Nothing was changed.
+        MultidbError: it could not be begun; nothing of it is left, except where the error says so.
+    """
+    app = importing_app(engine, request)
+    require_not_following(engine.state, app.id)
+    require_unbound(engine, app, list(request.sources))
+    mark = re.sub("[^a-z0-9_]", "_", f"multidb_{app.id}_{secrets.token_hex(4)}")[:_LONGEST_MARK]
+    journal = Journal(engine.state)
+    note = {
+        **request.note,
+        "typed": dict(typed),
+        "mark": mark,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    journal.begin(FOLLOWING, app.id, {**note, "phase": _BEGINNING})
+    try:
+        for store, (server, context) in contexts_of(engine, app, list(request.sources), app.where).items():
+            progress(app.id, f"importing {store}")
+            with _followed(request, store) as source, _archive(engine, server) as archive:
+                place = archive.prepare(PlaceKind.NEW, app, context)
+                with temporary_files():
+                    archive.follow(place, source, mark, progress)
+    except (MultidbError, KeyboardInterrupt):
+        if not _given_up(engine, request, mark, progress):
+            journal.end(FOLLOWING, app.id)
+        raise
+    journal.begin(FOLLOWING, app.id, {**note, "phase": _FOLLOWING})
+
+
+def lags(engine: Engine, request: ImportRequest, progress: Progress) -> dict[str, Lag]:
+    """By store, how far the copy is behind.
+
+    Raises:
+        MultidbError: a source or a server cannot be asked.
+    """
+    app, note = importing_app(engine, request), _note(engine, request)
+    return {
+        store: archive.lag(place, source, note["mark"])
+        for store, source, archive, place, _ in _opened(engine, request, app, note)
+    }
+
+
+def cut_over(engine: Engine, request: ImportRequest, progress: Progress) -> CutOver:
+    """Stops writing at the sources and makes the copies the app's. The caller holds `exclusively` and the app's lock.
+
+    Raises:
+        Refused: the app has data, and `replace` was not said; or a copy is not what its source has. The app is as it
+            was, and the source may be written again.
+        MultidbError: it could not be done; the same again goes on.
+    """
+    app, note = importing_app(engine, request), _note(engine, request)
+    stores, mark, journal = list(request.sources), str(note["mark"]), Journal(engine.state)
+    before = None
+    if note["phase"] != _EXCHANGING:
+        taken = occupied(engine, app, stores)
+        if taken and not request.replace:
+            raise Refused(
+                f"app {app.id} has data in {listed(taken)}",
+                where=app.where,
+                hint="add --replace (a safety set is made first)",
+            )
+        require_unbound(engine, app, stores)
+        if taken and request.safety:
+            before = safety_set(engine, app.id, taken, progress)
+    began = time.monotonic()
+    with ExitStack() as stack:
+        opened = [stack.enter_context(_held(one)) for one in _opening(engine, request, app)]
+        if note["phase"] != _EXCHANGING:
+            _bring_to_an_end(opened, note, request, app, journal, progress)
+        for store, _, archive, place, context in opened:
+            progress(app.id, f"{store}: replacing")
+            if place is not None:
+                archive.detach(place, mark)
+                archive.replace(place, context)
+        report = engine.apply(Scope(apps=frozenset({app.id})))
+        downtime = time.monotonic() - began
+        if (error := report.error()) is not None:
+            raise error
+        left = [why for store, source, *_ in opened if (why := _taken_away(store, source, mark))]
+    journal.end(FOLLOWING, app.id)
+    return CutOver(app.id, tuple(stores), downtime, before, report, tuple(left))
+
+
+def abort_following(engine: Engine, request: ImportRequest, progress: Progress) -> list[str]:
+    """Gives the import up: the copies and what was made at the sources are gone, which may be written again. Says what
+    is left there because it could not be reached. The caller holds `exclusively` and the app's lock.
+
+    Raises:
+        Refused: the places were exchanged already.
+        ServerError: a server of the app failed; the same again goes on.
+    """
+    note = _note(engine, request)
+    if note["phase"] == _EXCHANGING:
+        raise Refused(
+            "its places are being exchanged",
+            where=f"app {request.app}",
+            hint=f"finish it: multidb import {request.app} --cutover",
+        )
+    left = _given_up(engine, request, str(note["mark"]), progress)
+    Journal(engine.state).end(FOLLOWING, request.app)
+    return left
+
+
+_Opened = tuple[str, FollowedSource, FollowingArchive, "Place | None", StoreContext]
+
+
+def _bring_to_an_end(
+    opened: list[_Opened],
+    note: Mapping[str, Any],
+    request: ImportRequest,
+    app: App,
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    """From here on nobody writes at the sources; when it returns, the copies are what they have."""
+    mark = str(note["mark"])
+    journal.begin(FOLLOWING, app.id, {**note, "phase": _STOPPED})
+    try:
+        changed: dict[str, list[str]] = {}
+        for store, source, archive, place, context in opened:
+            if place is None:
+                raise Refused(
+                    f"the copy of {store} is gone", where=app.where, hint=f"multidb import {app.id} --abort; then again"
+                )
+            progress(app.id, f"{store}: stopping writers at the source")
+            source.stop_writing()
+            archive.drain(place, source, mark, progress)
+            progress(app.id, f"comparing {store}")
+            if other := list(differences(source.measure(app, context), archive.measure(place), "the source")):
+                changed[store] = other
+        if changed and not request.accept:
+            raise Refused(
+                f"the copy is not what the source has: {changed_words(changed)}",
+                where=app.where,
+                hint="nothing was changed here, and the source may be written again; tables, columns and the like that "
+                f"were changed there are not followed: multidb import {app.id} --abort, then begin again",
+            )
+    except (MultidbError, KeyboardInterrupt):
+        for _, source, *_ in opened:
+            _allowed(source)
+        journal.begin(FOLLOWING, app.id, {**note, "phase": _FOLLOWING})
+        raise
+    journal.begin(FOLLOWING, app.id, {**note, "phase": _EXCHANGING})
+
+
+def _allowed(source: FollowedSource) -> None:
+    try:
+        source.allow_writing()
+    except ServerError:  # what went wrong first is what is told
+        return
+
+
+def _note(engine: Engine, request: ImportRequest) -> dict[str, Any]:
+    note = Journal(engine.state).open(FOLLOWING).get(request.app)
+    if note is None:
+        raise UsageError(
+            f"no import into app {request.app} follows its source",
+            hint=f"begin one: multidb import {request.app} --from-STORE WHERE --live",
+        )
+    return note
+
+
+def _followed(request: ImportRequest, store: str) -> FollowedSource:
+    source = source_of(request, store)
+    if not isinstance(source, FollowedSource):
+        raise Refused(
+            f"what is written in {store} meanwhile cannot be followed",
+            where=request.sources[store].text,
+            hint="stop its writers, and leave out --live",
+        )
+    return source
+
+
+def _archive(engine: Engine, server: Server) -> FollowingArchive:
+    archive = engine.fleet.archive(server)
+    if not isinstance(archive, FollowingArchive):
+        raise Refused("nothing can be followed here", where=str(server), hint="leave out --live")
+    return archive
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    engine: Engine
+    request: ImportRequest
+    app: App
+    store: str
+    server: Server
+    context: StoreContext
+
+
+def _opening(engine: Engine, request: ImportRequest, app: App) -> Iterator[_Opening]:
+    for store, (server, context) in contexts_of(engine, app, list(request.sources), app.where).items():
+        yield _Opening(engine, request, app, store, server, context)
+
+
+@contextmanager
+def _held(opening: _Opening) -> Iterator[_Opened]:
+    app, context = opening.app, opening.context
+    with (
+        _followed(opening.request, opening.store) as source,
+        _archive(opening.engine, opening.server) as archive,
+    ):
+        yield opening.store, source, archive, left_place(archive, PlaceKind.NEW, app, context), context
+
+
+def _opened(engine: Engine, request: ImportRequest, app: App, note: Mapping[str, Any]) -> Iterator[Any]:
+    for opening in _opening(engine, request, app):
+        with _held(opening) as opened:
+            if opened[3] is None or note["phase"] == _BEGINNING:
+                raise Refused(
+                    f"it was interrupted before everything of {opened[0]} was copied",
+                    where=f"app {app.id}",
+                    hint=f"give it up: multidb import {app.id} --abort; then begin again",
+                )
+            yield opened
+
+
+def _given_up(engine: Engine, request: ImportRequest, mark: str, progress: Progress) -> list[str]:
+    """Takes everything away. Says what could not be at a source."""
+    app = engine.fleet.app(request.app)
+    left = []
+    for store, (server, context) in contexts_of(engine, app, list(request.sources), app.where).items():
+        progress(app.id, f"{store}: giving up what follows")
+        with _archive(engine, server) as archive:
+            if (place := left_place(archive, PlaceKind.NEW, app, context)) is not None:
+                archive.detach(place, mark)
+                archive.discard(place)
+        try:
+            with _followed(request, store) as source:
+                if why := _taken_away(store, source, mark):
+                    left.append(why)
+                source.allow_writing()
+        except ServerError as error:
+            left.append(_still_there(store, mark, error))
+    return left
+
+
+def _taken_away(store: str, source: FollowedSource, mark: str) -> str:
+    try:
+        source.unfollow(mark)
+    except ServerError as error:
+        return _still_there(store, mark, error)
+    return ""
+
+
+def _still_there(store: str, mark: str, error: ServerError) -> str:
+    return f"{store}: what is called {mark} at the source could not be taken away ({error.message}); drop it there"

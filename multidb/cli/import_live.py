@@ -1,0 +1,200 @@
+"""The part of `multidb import` that follows a source while it is written, and cuts over to the copy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from multidb.backup.following import (
+    CutOver,
+    FollowedImport,
+    abort_following,
+    begin_following,
+    cut_over,
+    followed_import,
+    lags,
+)
+from multidb.backup.importing import ImportRequest
+from multidb.backup.journal import exclusively
+from multidb.backup.source_locations import source_location
+from multidb.cli.env_files import write_env_files
+from multidb.cli.import_data import (
+    DataRequest,
+    import_document,
+    nothing_imported,
+    obstacles_of,
+    survey_document,
+)
+from multidb.cli.interruptions import finish_interrupted
+from multidb.cli.options import ask
+from multidb.cli.output import is_attended
+from multidb.cli.plan_view import report_document, show_report
+from multidb.cli.restore import audited, ready
+from multidb.document import printable
+from multidb.engine import Engine
+from multidb.errors import UsageError
+from multidb.history import RunRecord
+from multidb.manifest import app_id
+from multidb.model import Lag, Progress, Survey, listed, moment_in_words, size_in_words
+
+__all__ = ["LiveImport"]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveImport:
+    """What was asked for, of an import that follows its source."""
+
+    asked: DataRequest
+
+    def is_under_way(self, name: str) -> bool:
+        """Whether the app has one."""
+        return followed_import(self._engine(), app_id(name)) is not None
+
+    def begin(self, name: str) -> int:
+        """Copies the sources and has the copies follow them, where that can be and is agreed to."""
+        asked, output = self.asked, self.asked.run.output
+        engine = self._engine()
+        request = asked.request(engine, app_id(name))
+        seen = {
+            store: replace(survey, obstacles=(*survey.obstacles, *_against_following(store, survey)))
+            for store, survey in asked.surveyed(engine, request, output.progress).items()
+        }
+        if obstacles_of(seen):
+            return asked.stand_against(request, seen)
+        if not asked.yes:
+            if not is_attended(sys.stdin):
+                output.document(True, survey_document(request, seen))
+                output.note("Nothing was changed. The same with --yes begins it.")
+                return 0
+            output.note("At the source, what it takes to follow changes is made (a publication, a slot).")
+            if not ask(f"Begin it for {request.app}?", yes=False):
+                output.document(True, survey_document(request, seen))
+                return 0
+        with self._working(engine, request.app, "begin") as (engine, progress, record):
+            record.applied(ready(engine, request.app))
+            begin_following(engine, request, asked.typed, progress)
+            record.add("begin", "import", listed([place.text for place in request.sources.values()]), request.app)
+            behind = lags(engine, request, progress)
+        document = survey_document(request, seen)
+        document["data"] |= {"following": _lag_documents(behind)}
+        output.document(True, document)
+        output.say(f"{request.app}: copied, and follows its source.", style="green")
+        self._show_lag(behind)
+        output.say(f"Next: multidb import {request.app} --live (how far), --cutover (take its place), --abort")
+        return 0
+
+    def say_lag(self, name: str) -> int:
+        """Says how far the copies are behind."""
+        output, engine = self.asked.run.output, self._engine()
+        followed, request = self._followed(engine, app_id(name))
+        with output.working():
+            behind = lags(engine, request, output.progress)
+        problems = [lag.problem for lag in behind.values() if lag.problem]
+        document = {**nothing_imported(request.app), "following": _lag_documents(behind)}
+        output.document(not problems, import_document(document))
+        output.say(f"{request.app}: follows its source since {moment_in_words(followed.since)}")
+        self._show_lag(behind)
+        return 1 if problems else 0
+
+    def cut_over(self, name: str) -> int:
+        """Takes the sources' place, where that is agreed to."""
+        asked, output, engine = self.asked, self.asked.run.output, self._engine()
+        _, request = self._followed(engine, app_id(name))
+        places = listed([location.text for location in request.sources.values()])
+        output.note(f"At {places}, sessions are ended, and new ones can only read from then on.")
+        if not ask(f"Stop writing there, and make the copy the place of {request.app}?", yes=asked.yes):
+            output.document(True, import_document(nothing_imported(request.app)))
+            return 0
+        with self._working(engine, request.app, "cut over") as (engine, progress, record):
+            done = cut_over(engine, request, progress)
+            for store in done.stores:
+                record.add("import", "data", f"{store} from {request.sources[store].text}", request.app)
+            record.applied(done.report)
+        return self._say(engine, done)
+
+    def abort(self, name: str) -> int:
+        """Gives it up."""
+        output, engine = self.asked.run.output, self._engine()
+        _, request = self._followed(engine, app_id(name))
+        with self._working(engine, request.app, "give up") as (engine, progress, record):
+            left = abort_following(engine, request, progress)
+            record.add("abort", "import", listed([place.text for place in request.sources.values()]), request.app)
+        text = "given up; the app is as it was, and its source may be written"
+        output.document(not left, import_document({**nothing_imported(request.app), "aborted": text, "left": left}))
+        output.say(f"{request.app}: {text}")
+        for why in left:
+            output.note(why, style="red")
+        return 1 if left else 0
+
+    def _engine(self) -> Engine:
+        return self.asked.run.engine(self.asked.run.output)
+
+    def _followed(self, engine: Engine, app: str) -> tuple[FollowedImport, ImportRequest]:
+        followed = followed_import(engine, engine.fleet.app(app).id)
+        if followed is None:
+            raise UsageError(
+                f"no import into app {app} follows its source",
+                hint=f"begin one: multidb import {app} --from-STORE WHERE --live",
+            )
+        asked = self.asked
+        sources = {
+            store: source_location(store, text, os.environ, Path.cwd()) for store, text in followed.typed.items()
+        }
+        return followed, ImportRequest(app, sources, asked.options, asked.replace, asked.safety, asked.accept)
+
+    @contextmanager
+    def _working(self, engine: Engine, app: str, what: str) -> Iterator[tuple[Engine, Progress, RunRecord]]:
+        run, output = self.asked.run, self.asked.run.output
+        with ExitStack() as stack:
+            stack.enter_context(output.working())
+            progress = stack.enter_context(exclusively(engine.state, "import", output.progress))
+            engine.fleet.start(app)
+            finish_interrupted(engine, None, output, going_on=[app])
+            stack.enter_context(engine.state.lock_apps([app], f"multidb import into {app}, to {what}"))
+            record = stack.enter_context(run.recorded(engine.state, [app]))
+            yield run.engine(output), progress, record
+
+    def _show_lag(self, behind: Mapping[str, Lag]) -> None:
+        output = self.asked.run.output
+        for store, lag in behind.items():
+            output.say(f"  {store}: {size_in_words(lag.size)} behind")
+            if lag.problem:
+                output.note(f"  {store}: {printable(lag.problem, 2000)}", style="red")
+
+    def _say(self, engine: Engine, done: CutOver) -> int:
+        output = self.asked.run.output
+        code = show_report(output, done.report)
+        written = write_env_files(engine.fleet, output, [done.app])
+        openings = audited(engine, done.app, output)
+        document = {
+            **nothing_imported(done.app),
+            "imported": True,
+            "downtime": round(done.downtime, 3),
+            "safety_set": done.safety.id if done.safety else None,
+            "changes": report_document(done.report)["servers"],
+            "written": [str(path) for path in written],
+            "left": list(done.left),
+            **openings.document(),
+        }
+        output.document(code == 0 and not openings.own and not done.left, import_document(document))
+        output.say(
+            f"{done.app}: {listed(list(done.stores))} imported; nobody could write for {done.downtime:.1f} s.",
+            style="green",
+        )
+        if done.safety:
+            output.say(f"What it had before is in set {done.safety.id}.")
+        for why in done.left:
+            output.note(why, style="red")
+        return code or (1 if openings.own or done.left else 0)
+
+
+def _against_following(store: str, survey: Survey) -> Sequence[str]:
+    return [f"{store} cannot be followed: {survey.following}"] if survey.following else []
+
+
+def _lag_documents(behind: Mapping[str, Lag]) -> list[dict[str, object]]:
+    return [{"store": store, "size": lag.size, "problem": lag.problem or None} for store, lag in behind.items()]

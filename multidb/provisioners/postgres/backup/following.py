@@ -1,0 +1,87 @@
+"""A place that follows a database elsewhere: loaded as of the moment of a slot there, and from then on kept by a
+subscription, which writes each change as the owner of its table.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Final
+
+from multidb.model import Lag, Place, Progress
+from multidb.progress import ProgressTimer
+from multidb.provisioners.postgres.backup import importing
+from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.followed import FollowedPostgres
+from multidb.provisioners.postgres.provision.admin_inside import AdminInside
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
+
+__all__ = ["drain", "follow", "lag"]
+
+_LOOK: Final = 0.05  # seconds between two looks whether everything is there
+
+# $1: a subscription. Whether its worker runs, and how often a change could not be written.
+_STATE: Final = """
+SELECT json_build_object(
+  'there', EXISTS (SELECT FROM pg_subscription WHERE subname = $1),
+  'runs', EXISTS (SELECT FROM pg_stat_subscription WHERE subname = $1 AND pid IS NOT NULL),
+  'errors', coalesce((SELECT apply_error_count FROM pg_stat_subscription_stats WHERE subname = $1), 0))"""
+_FILLED_BY_QUERIES: Final = """
+SELECT coalesce(json_agg(format('%I.%I', n.nspname, c.relname) ORDER BY c.oid), '[]'::json)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND c.relispopulated"""
+
+
+def follow(databases: Databases, place: Place, source: FollowedPostgres, mark: str, progress: Progress) -> None:
+    """Loads the source as of the moment of a slot, and subscribes to what comes after it."""
+    with source.published(mark) as moment:
+        importing.bring_in(databases, place, source, progress, moment)
+    role = databases.owner_of(place)
+    with (
+        databases.delegates.acting(place.app, role, [place.name], reads=False) as delegate,
+        delegate.open(place.name) as connection,
+    ):
+        connection.execute(f"SET ROLE {identifier(role)}", f"DROP PUBLICATION IF EXISTS {identifier(mark)}")
+    progress(place.app.id, "following the source")
+    with databases.open(place.name) as inside:
+        AdminInside(inside).subscribe(mark, source.address_for(mark))
+
+
+def lag(databases: Databases, source: FollowedPostgres, mark: str) -> Lag:
+    """How far the subscription is behind its source."""
+    behind = source.behind(mark)
+    if behind is None:
+        return Lag(0, "its slot at the source is gone, so changes were lost: give it up and begin again")
+    state = json.loads(databases.main.ask(_STATE, (mark,)))
+    if not state["there"]:
+        return Lag(behind, "its subscription is gone: give it up and begin again")
+    if state["errors"]:
+        return Lag(
+            behind,
+            f"changes could not be written ({state['errors']} times): the log of the app's server says why",
+        )
+    return Lag(behind, "" if state["runs"] else "nothing follows at this moment: the log of the app's server says why")
+
+
+def drain(databases: Databases, place: Place, source: FollowedPostgres, mark: str, progress: Progress) -> None:
+    """Waits until the place has everything, then gives sequences their positions and fills materialized views."""
+    position = source.position()
+    timer, last = ProgressTimer(databases.server.progress_timeout), -1
+    while not source.has_passed(mark, position):
+        behind = lag(databases, source, mark)
+        if behind.size != last:
+            timer.moved()
+            last = behind.size
+            progress(place.app.id, f"{last:,} bytes behind")
+        if behind.problem or timer.expired():
+            raise timer.error(databases.server, behind.problem)
+        time.sleep(_LOOK)
+    role = databases.owner_of(place)
+    with (
+        databases.delegates.acting(place.app, role, [place.name], reads=False) as delegate,
+        delegate.open(place.name) as connection,
+    ):
+        connection.execute(f"SET ROLE {identifier(role)}")
+        for name, value, called in source.sequences():
+            connection.ask(f"SELECT setval({literal(name)}::regclass, {int(value)}, {str(called).lower()})")
+        for name in json.loads(connection.ask(_FILLED_BY_QUERIES)):
+            connection.execute(f"REFRESH MATERIALIZED VIEW {name}")

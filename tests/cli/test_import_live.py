@@ -1,0 +1,240 @@
+"""An import that follows its source while that is written, until it is cut over. On real servers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from multidb.runtime.hosted import admin_ref
+from multidb.state import ProjectState
+from tests.cli.test_import_data import MANIFEST, databases, there
+from tests.support.command import Folder, Ran, project_folder
+from tests.support.postgres_servers import Cluster, cluster
+from tests.support.stopped import kill, stopped_at
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
+
+OWNER, PASSWORD = "old_owner", "s3cret-of-the-source"
+THEIRS = (
+    "CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text)",
+    "INSERT INTO orders (note) SELECT 'order ' || n FROM generate_series(1, 3000) n",
+    "CREATE TABLE logged (id int PRIMARY KEY)",
+    "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$BEGIN INSERT INTO logged VALUES (NEW.id); RETURN NEW; END$$",
+    "CREATE TRIGGER noted AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION note()",
+    "CREATE MATERIALIZED VIEW total AS SELECT count(*) FROM orders",
+)
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Cluster]:
+    with cluster(18, wal_level="logical") as served:
+        served.sql(f"CREATE ROLE {OWNER} LOGIN REPLICATION PASSWORD '{PASSWORD}'")
+        yield served
+
+
+@pytest.fixture
+def old(source: Cluster) -> Iterator[str]:
+    source.sql(f"CREATE DATABASE old OWNER {OWNER}")
+    source.sql(f"GRANT ALL ON SCHEMA public TO {OWNER}", f"SET ROLE {OWNER}", *THEIRS, database="old")
+    yield f"postgresql://{OWNER}@127.0.0.1:{source.port}/old"
+    for (name,) in source.sql("SELECT slot_name FROM pg_replication_slots WHERE NOT active"):
+        source.sql(f"SELECT pg_drop_replication_slot('{name}')")
+    source.sql("DROP DATABASE old WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Folder]:
+    with project_folder("living-", MANIFEST) as made:
+        made.ok("up")
+        made.ok("apply", "--yes")
+        yield made
+
+
+@pytest.fixture
+def folder(served: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.setenv("MULTIDB_IMPORT_POSTGRES_PASSWORD", PASSWORD)
+    if there(served):
+        served.ok("remove-app", "shop", "--no-backup", "--yes")
+        served.ok("purge", "shop", "--yes-destroy", "shop")
+        served.manifest(MANIFEST)
+        served.ok("apply", "--yes")
+    return served
+
+
+def run(folder: Folder, *arguments: str) -> Ran:
+    done = folder.run("import", "shop", *arguments, env={"MULTIDB_IMPORT_POSTGRES_PASSWORD": PASSWORD})
+    assert PASSWORD not in done.out + done.err
+    return done
+
+
+def left_at(source: Cluster) -> list[tuple[str, ...]]:
+    """What an import has made at the source and in its settings."""
+    rows = source.sql("SELECT slot_name::text FROM pg_replication_slots")
+    rows += source.sql("SELECT pubname::text FROM pg_publication", database="old")
+    return rows + source.sql("SELECT setconfig::text FROM pg_db_role_setting")
+
+
+@contextmanager
+def writing(source: Cluster) -> Iterator[list[int]]:
+    """Somebody who writes at the source all the time, as long as that is possible; the ids that were committed."""
+    ids: list[int] = []
+    over = threading.Event()
+
+    def work() -> None:
+        address = f"host=127.0.0.1 port={source.port} dbname=old user={OWNER} password={PASSWORD}"
+        while not over.is_set():
+            try:
+                with psycopg.connect(address, autocommit=True) as connection:
+                    while not over.is_set():
+                        row = connection.execute("INSERT INTO orders (note) VALUES ('live') RETURNING id").fetchone()
+                        assert row is not None
+                        ids.append(row[0])
+                        if len(ids) % 7 == 0:
+                            connection.execute("DELETE FROM logged WHERE id = %s", [ids[-1] - 3])
+                        time.sleep(0.002)
+            except psycopg.Error:
+                time.sleep(0.02)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield ids
+    finally:
+        over.set()
+        thread.join(20)
+
+
+def test_it_follows_a_source_that_is_written_and_takes_its_place(folder: Folder, old: str, source: Cluster) -> None:
+    with writing(source) as ids:
+        begun = run(folder, "--from-postgres", old, "--live", "--yes")
+        assert begun.code == 0, begun.out + begun.err
+        assert there(folder) == []
+        for command in (
+            ("import", "shop", "--from-postgres", old, "--yes"),
+            ("remove-app", "shop", "--no-backup", "--yes"),
+        ):
+            refused = folder.run(*command, env={"MULTIDB_IMPORT_POSTGRES_PASSWORD": PASSWORD})
+            assert (refused.code, "--cutover" in refused.err) == (3, True), command
+        folder.ok("backup", "shop")
+        folder.ok("backups", "verify", "shop")
+        seen = len(ids)
+        said = run(folder, "--live", "--json")
+        assert said.code == 0, said.err
+        (lag,) = said.json()["data"]["following"]
+        assert (lag["store"], lag["problem"]) == ("postgres", None)
+        done = run(folder, "--cutover", "--yes", "--json")
+        assert done.code == 0, done.out + done.err
+        assert len(ids) > seen
+    data = done.json()["data"]
+    assert (data["imported"], data["left"]) == (True, [])
+    print(f"downtime {data['downtime']} s, {len(ids)} rows written meanwhile")
+    with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
+        rows = {number for (number,) in connection.execute("SELECT id FROM orders WHERE note = 'live'")}
+        assert rows == set(ids), "what was committed at the source is here, and nothing else"
+        assert connection.execute("SELECT * FROM total").fetchone() == (3000 + len(ids),)
+        (new,) = connection.execute("INSERT INTO orders (note) VALUES ('here') RETURNING id").fetchone() or (0,)
+        assert new > max(ids)
+    assert left_at(source) == [("{default_transaction_read_only=on}",)]
+    assert not [name for name in databases(folder) if "__" in name or "multidb_shop" in name]
+    folder.ok("plan", "--check")
+    audited = folder.ok("audit", "--json").json()
+    assert (audited["breaches"], audited["holes"]) == ([], [])
+    assert ProjectState(folder.path).read("backup-work").get("following", {}) == {}
+
+
+CLIMB = (
+    """CREATE FUNCTION climb(int) RETURNS boolean LANGUAGE plpgsql AS $$
+    BEGIN
+      BEGIN EXECUTE 'ALTER ROLE shop_user SUPERUSER'; EXCEPTION WHEN OTHERS THEN NULL; END;
+      BEGIN EXECUTE 'RESET ROLE'; EXECUTE 'ALTER ROLE shop_user SUPERUSER'; EXCEPTION WHEN OTHERS THEN NULL; END;
+      RETURN true;
+    END $$""",
+    "ALTER TABLE orders ADD COLUMN climbed int DEFAULT 1 CHECK (climb(climbed))",
+)
+
+
+def test_what_a_source_has_made_climbs_nowhere_when_changes_are_written(
+    folder: Folder, old: str, source: Cluster
+) -> None:
+    source.sql(f"SET ROLE {OWNER}", *CLIMB, database="old")
+    assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
+    source.sql(f"SET ROLE {OWNER}", "INSERT INTO orders (note) VALUES ('called')", database="old")
+    done = run(folder, "--cutover", "--yes")
+    assert done.code == 0, done.out + done.err
+    address = folder.variables("shop")["DATABASE_URL"]
+    superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = 'shop_user'"
+    with psycopg.connect(address) as connection:
+        assert connection.execute("SELECT count(*) FROM orders WHERE note = 'called'").fetchone() == (1,)
+        assert connection.execute(superuser).fetchone() == (False,)
+    admin = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
+    assert admin is not None
+    place = urlsplit(address)
+    with psycopg.connect(
+        host=place.hostname, port=place.port, user="postgres", password=admin.reveal(), dbname="shop", autocommit=True
+    ) as connection:  # the positive control: called by who may, it climbs
+        connection.execute("SELECT public.climb(1)")
+        assert connection.execute(superuser).fetchone() == (True,)
+        connection.execute("ALTER ROLE shop_user NOSUPERUSER")
+
+
+def test_given_up_nothing_is_left_and_the_source_is_written_again(folder: Folder, old: str, source: Cluster) -> None:
+    begun = run(folder, "--from-postgres", old, "--live", "--yes")
+    assert begun.code == 0, begun.err
+    assert len(left_at(source)) == 2
+    process = stopped_at(
+        folder, "multidb.provisioners.postgres.backup.following:drain", "import", "shop", "--cutover", "--yes"
+    )
+    assert process is not None
+    kill(process)
+    done = run(folder, "--abort")
+    assert done.code == 0, done.err
+    assert left_at(source) == []
+    assert there(folder) == []
+    assert not [name for name in databases(folder) if "__" in name]
+    source.sql("INSERT INTO orders (note) VALUES ('again')", database="old")
+    assert run(folder, "--abort").code == 2
+    assert run(folder, "--live").code == 2
+
+
+STEPS = (
+    "multidb.provisioners.postgres.backup.restore:restore",
+    "multidb.provisioners.postgres.provision.admin_inside:AdminInside.subscribe",
+    "multidb.provisioners.postgres.backup.followed:FollowedPostgres.stop_writing",
+    "multidb.provisioners.postgres.backup.following:drain",
+    "multidb.backup.following:differences",
+    "multidb.provisioners.postgres.backup.place_databases:_exchange",
+    "multidb.backup.following:_taken_away",
+)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_a_step_it_goes_on_or_is_given_up(folder: Folder, old: str, source: Cluster, step: str) -> None:
+    live = ("import", "shop", "--from-postgres", old, "--live", "--yes")
+    if step in STEPS[:2]:
+        process = stopped_at(folder, step, *live)
+        assert process is not None
+        kill(process)
+        refused = run(folder, "--live")
+        assert (refused.code, "--abort" in refused.err) == (3, True)
+        backup = folder.run("backup", "other")
+        assert (backup.code, "import shop --abort" in backup.err) == (0, True)
+        assert run(folder, "--abort").code == 0
+        assert left_at(source) == []
+        assert not [name for name in databases(folder) if "__" in name]
+    assert run(folder, *live[2:]).code == 0
+    if step in STEPS[2:]:
+        process = stopped_at(folder, step, "import", "shop", "--cutover", "--yes")
+        assert process is not None
+        kill(process)
+    done = run(folder, "--cutover", "--yes")
+    assert done.code == 0, done.out + done.err
+    assert there(folder) == ["public.logged", "public.orders"]
+    assert left_at(source) == [("{default_transaction_read_only=on}",)]
+    assert not [name for name in databases(folder) if "__" in name]

@@ -37,6 +37,7 @@ from multidb.model import (
     ImportOptions,
     ImportSource,
     Measures,
+    PartlyKnownSource,
     PlaceKind,
     Progress,
     Server,
@@ -341,7 +342,7 @@ class _Import:
             _require_same(copy.source.copied(), there, self._request.sources[store])
             now = copy.source.measure(self._app, copy.context)
             known = now.counts or now.fingerprints  # of a file that only loading it tells of, nothing is
-            if known and (other := list(differences(now, there, "the source"))):
+            if known and (other := list(differences(now, _comparable(there, copy.source), "the source"))):
                 changed[store] = other
             digests[store] = _digest(there)
         if changed and not self._request.accept:
@@ -425,6 +426,13 @@ def _require_same(copied: Measures | None, there: Measures, location: SourceLoca
             where=location.text,
             hint="nothing was changed; run the command again",
         )
+
+
+def _comparable(there: Measures, source: ImportSource) -> Measures:
+    """What of a copy its source can tell, too."""
+    if not isinstance(source, PartlyKnownSource):
+        return there
+    return Measures({name: count for name, count in there.counts.items() if source.knows(name)})
 
 
 def _digest(measures: Measures) -> str:

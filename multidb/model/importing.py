@@ -25,6 +25,7 @@ __all__ = [
     "ImportOptions",
     "ImportSource",
     "Lag",
+    "PartlyKnownSource",
     "SourceLocation",
     "Survey",
     "at_source",
@@ -111,6 +112,14 @@ class ImportSource(Protocol):
     def copied(self) -> Measures | None:
         """What `ImportArchive.bring_in` has copied in this process, of the very moment of the copy; None: nothing yet,
         or what is copied is not of one moment."""
+
+
+@runtime_checkable
+class PartlyKnownSource(ImportSource, Protocol):
+    """A source that cannot tell how many there are of everything that its copy has."""
+
+    def knows(self, name: str) -> bool:
+        """Whether `measure`, which was asked, tells of what `Measures` call so."""
 
 
 class Checkpoint(Protocol):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,22 +14,13 @@ import pytest
 
 from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
+from tests.support.importing import MANIFEST, PASSWORD, databases, emptied, there
 from tests.support.postgres_servers import Cluster, cluster
 from tests.support.stopped import go_on, kill, stopped_at
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
-MANIFEST = """\
-version: 1
-project: moving
-runtime: embedded
-backup: {to: [sets/]}
-apps:
-  shop: {stores: [postgres]}
-  other: {stores: [postgres]}
-"""
 READER = "old_reader"
-PASSWORD = "s3cret-of-the-source"
 THEIRS = (
     "CREATE SCHEMA sales",
     "CREATE EXTENSION ltree",
@@ -73,32 +67,11 @@ def served() -> Iterator[Folder]:
 def folder(served: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
     """The project, whose app has nothing."""
     monkeypatch.setenv("MULTIDB_IMPORT_POSTGRES_PASSWORD", PASSWORD)
-    if there(served):
-        served.ok("remove-app", "shop", "--no-backup", "--yes")
-        served.ok("purge", "shop", "--yes-destroy", "shop")
-        served.manifest(MANIFEST)
-        served.ok("apply", "--yes")
-    return served
+    return emptied(served)
 
 
 def run(folder: Folder, *arguments: str, password: str = PASSWORD) -> Any:
     return folder.run("import", *arguments, env={"MULTIDB_IMPORT_POSTGRES_PASSWORD": password})
-
-
-def there(folder: Folder, app: str = "shop") -> list[str]:
-    """The tables that the app sees."""
-    with psycopg.connect(folder.variables(app)["DATABASE_URL"]) as connection:
-        rows = connection.execute(
-            "SELECT format('%I.%I', n.nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
-            "WHERE relkind = 'r' AND c.oid >= 16384 ORDER BY 1"
-        )
-        return [name for (name,) in rows]
-
-
-def databases(folder: Folder) -> set[str]:
-    with psycopg.connect(folder.variables("other")["DATABASE_URL"]) as connection:
-        names = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
-        return {name for (name,) in connection.execute(names)}
 
 
 def test_it_says_what_would_come_and_changes_nothing(folder: Folder, old: str) -> None:
@@ -229,3 +202,60 @@ def test_the_whole_address_may_be_kept_elsewhere(folder: Folder, old: str) -> No
     for reference in (f"file:{kept}", "env:OLD_SHOP"):
         done = folder.run("import", "shop", "--from-postgres", reference, env={"OLD_SHOP": typed})
         assert (done.code, PASSWORD in done.out + done.err) == (0, False), done.err
+
+
+def dumped(source: Cluster, path: Path, *options: str) -> Path:
+    """What pg_dump makes of the database, by its superuser."""
+    command = [source.binaries / "pg_dump", *options, "--file", path, "--host=127.0.0.1", f"--port={source.port}"]
+    env = {**os.environ, "PGPASSWORD": source.password}
+    subprocess.run([*command, "--username=postgres", "old"], env=env, check=True)
+    return path
+
+
+@pytest.mark.parametrize("form", ["custom", "directory"])
+def test_a_dump_is_loaded_as_it_lies(folder: Folder, old: str, source: Cluster, tmp_path: Path, form: str) -> None:
+    dump = dumped(source, tmp_path / "old.dump", f"--format={form}")
+    seen = run(folder, "shop", "--from-postgres", str(dump), "--json")
+    assert seen.code == 0, seen.err
+    (survey,) = seen.json()["data"]["sources"]
+    assert (survey["product"], survey["counts"]["tables"]) == ("dump of PostgreSQL 18, by pg_dump 18", 2)
+    assert any("1 publication" in loss for loss in survey["losses"])
+    assert there(folder) == []
+    done = run(folder, "shop", "--from-postgres", str(dump), "--yes")
+    assert done.code == 0, done.out + done.err
+    with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT count(*), sum(id) FROM sales.orders").fetchone() == (3000, 4501500)
+        assert connection.execute("SELECT sales.twice(4), lo_get(4242)").fetchone() == (8, b"\xab\xcd")
+        assert connection.execute("INSERT INTO sales.orders (note) VALUES ('n') RETURNING id").fetchone() == (3001,)
+    folder.ok("plan", "--check")
+    live = run(folder, "shop", "--from-postgres", str(dump), "--live", "--yes", "--replace")
+    assert (live.code, "does not change" in live.err) == (3, True)
+
+
+def test_a_dump_that_cannot_be_trusted_or_loaded_changes_nothing(
+    folder: Folder, old: str, source: Cluster, tmp_path: Path
+) -> None:
+    plain = dumped(source, tmp_path / "plain.sql", "--format=plain")
+    linked = dumped(source, tmp_path / "linked", "--format=directory")
+    next(linked.glob("*.dat.gz")).unlink()
+    (linked / "1.dat").symlink_to("/etc/passwd")
+    led = dumped(source, tmp_path / "led", "--format=directory")
+    toc = (led / "toc.dat").read_bytes()
+    data = next(file.name for file in led.glob("*.dat.gz")).removesuffix(".gz").encode()
+    (led / "toc.dat").write_bytes(toc.replace(data, b"../" + data[3:]))
+    whole = dumped(source, tmp_path / "whole", "--format=custom").read_bytes()
+    (tmp_path / "half").write_bytes(whole[: len(whole) * 2 // 3])
+    source.sql('CREATE POLICY "p" ON sales.orders TO their_owner USING (true)', database="old")
+    dumped(source, tmp_path / "policies", "--format=custom")
+    for path, code, words in (
+        (plain, 6, "--format=custom"),
+        (linked, 6, "outside of its folder"),
+        (led, 6, "outside of its folder"),
+        (tmp_path / "half", 6, "pg_restore"),
+        (tmp_path / "policies", 3, "1 row policy for roles by name"),
+        (tmp_path, 6, "no folder that pg_dump"),
+    ):
+        done = run(folder, "shop", "--from-postgres", str(path), "--yes")
+        assert (done.code, words in done.err) == (code, True), f"{path}: {done.code} {done.err}"
+        assert there(folder) == []
+        assert not [name for name in databases(folder) if "__" in name]

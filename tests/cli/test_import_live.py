@@ -13,14 +13,14 @@ import pytest
 
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
-from tests.cli.test_import_data import MANIFEST, databases, there
 from tests.support.command import Folder, Ran, project_folder
+from tests.support.importing import MANIFEST, PASSWORD, databases, emptied, there
 from tests.support.postgres_servers import Cluster, cluster
 from tests.support.stopped import kill, stopped_at
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
-OWNER, PASSWORD = "old_owner", "s3cret-of-the-source"
+OWNER = "old_owner"
 THEIRS = (
     "CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text)",
     "INSERT INTO orders (note) SELECT 'order ' || n FROM generate_series(1, 3000) n",
@@ -60,12 +60,7 @@ def served() -> Iterator[Folder]:
 @pytest.fixture
 def folder(served: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
     monkeypatch.setenv("MULTIDB_IMPORT_POSTGRES_PASSWORD", PASSWORD)
-    if there(served):
-        served.ok("remove-app", "shop", "--no-backup", "--yes")
-        served.ok("purge", "shop", "--yes-destroy", "shop")
-        served.manifest(MANIFEST)
-        served.ok("apply", "--yes")
-    return served
+    return emptied(served)
 
 
 def run(folder: Folder, *arguments: str) -> Ran:

@@ -106,8 +106,11 @@ def _archive(server: Server, password: Secret | None, application_name: str, _: 
 
 
 def _source(location: SourceLocation, options: ImportOptions) -> ImportSource:
+    from multidb.provisioners.postgres.backup.dump_file import PostgresDumpFile
     from multidb.provisioners.postgres.backup.followed import FollowedPostgres
 
+    if location.path is not None:
+        return PostgresDumpFile(location)
     return FollowedPostgres(location)
 
 

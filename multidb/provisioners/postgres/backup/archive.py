@@ -42,6 +42,7 @@ from multidb.provisioners.postgres.backup import (
 )
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.dump import held, reading
+from multidb.provisioners.postgres.backup.dump_file import PostgresDumpFile
 from multidb.provisioners.postgres.backup.followed import FollowedPostgres
 from multidb.provisioners.postgres.backup.source import PostgresSource
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
@@ -116,12 +117,18 @@ class PostgresArchive:
             place_databases.replace(self._databases, new, context.project)
 
     def survey(self, app: App, context: StoreContext, source: ImportSource) -> Survey:
+        if isinstance(source, PostgresDumpFile):
+            return importing.survey_of_file(self._databases, app, context, source)
         return importing.survey(self._databases, app, context, _own(source))
 
     def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:
-        if importing.WHOLE not in done.done():
+        if importing.WHOLE in done.done():
+            return
+        if isinstance(source, PostgresDumpFile):
+            importing.load_file(self._databases, place, source, progress)
+        else:
             importing.bring_in(self._databases, place, _own(source), progress)
-            done.add(importing.WHOLE)
+        done.add(importing.WHOLE)
 
     def follow(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
         following.follow(self._databases, place, _followed(source), mark, progress)

@@ -3,24 +3,78 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Final
+from typing import BinaryIO, Final
 
 from multidb.errors import ArchiveError, WrongVersion
-from multidb.model import App, Place, Progress, StoreContext, Survey
+from multidb.model import App, Place, Progress, StoreContext, Survey, listed
 from multidb.provisioners.postgres.backup import extensions, restore
 from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.dump_file import PostgresDumpFile
 from multidb.provisioners.postgres.backup.locales import COLLATIONS, Locale
 from multidb.provisioners.postgres.backup.source import PostgresSource
 from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 
-__all__ = ["WHOLE", "bring_in", "survey"]
+__all__ = ["WHOLE", "bring_in", "load_file", "survey", "survey_of_file"]
+
+# $1: names (JSON array).
+_DEFAULTS: Final = """
+SELECT coalesce(json_object_agg(name, default_version), '{}'::json) FROM pg_available_extensions
+WHERE name::text IN (SELECT json_array_elements_text($1::json))"""
 
 WHOLE: Final = "whole"  # the one part of an import: all of it
 
 _APPLIES_AS_OWNER: Final = 160000  # the first whose subscriptions have run_as_owner
+
+
+def survey_of_file(databases: Databases, app: App, context: StoreContext, source: PostgresDumpFile) -> Survey:
+    """As `survey`, of a dump."""
+    seen = source.survey(app, context)
+    obstacles = list(seen.obstacles)
+    if databases.major < source.major:
+        obstacles.append(f"it is of Postgres {source.major}, and the app's server is {databases.major}: upgrade that")
+    try:
+        databases.program("pg_restore", source.dumped_by)
+    except (ArchiveError, WrongVersion) as error:
+        obstacles.append(error.sentence())
+    entries, lacking = _in_version_of(databases, source)
+    obstacles += [f"the server lacks extension {name}: install it on the server's machine" for name in lacking]
+    _, against = extensions.prospect(databases.main.ask, extensions.read(entries), _given(databases, app), app.id)
+    return replace(seen, obstacles=(*obstacles, *against))
+
+
+def load_file(databases: Databases, place: Place, source: PostgresDumpFile, progress: Progress) -> None:
+    """Loads a dump as it lies. Extensions are made in the version that the server has.
+
+    Raises:
+        As `restore.restore`.
+    """
+    entries, lacking = _in_version_of(databases, source)
+    if lacking:
+        raise ArchiveError(f"the server lacks {listed(lacking)}, which the dump needs", where=source.where)
+    with source.lying() as dump:
+        restore.restore(databases, place, source.part(place.app, entries), _NoReader(), progress, dump)
+
+
+class _NoReader:
+    """An `ArchiveReader` of a dump that lies there already."""
+
+    def names(self) -> Sequence[str]:
+        return []
+
+    def file(self, name: str) -> AbstractContextManager[BinaryIO]:
+        raise ArchiveError(f"there is no {name}")
+
+
+def _in_version_of(databases: Databases, source: PostgresDumpFile) -> tuple[list[list[str]], list[str]]:
+    """The extensions of a dump, which says no versions, in those of this server; and what it lacks."""
+    made = source.extensions()
+    versions: dict[str, str] = json.loads(databases.main.ask(_DEFAULTS, (json.dumps([name for name, _ in made]),)))
+    entries = [[name, versions[name], schema] for name, schema in made if name in versions]
+    return entries, [name for name, _ in made if name not in versions]
 
 
 def survey(databases: Databases, app: App, context: StoreContext, source: PostgresSource) -> Survey:

@@ -7,15 +7,18 @@ an app's data lies in the container, whatever happens.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 
+from multidb.errors import ArchiveError
 from multidb.model import Server
 from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup import inside, programs
@@ -23,7 +26,17 @@ from multidb.provisioners.postgres.backup.bound import Beyond
 from multidb.provisioners.postgres.backup.programs import Input, Program
 from multidb.secrets import Secret
 
-__all__ = ["SHORTEST_LIMIT", "Step", "Target", "contents_of", "load", "schema_apart", "steps"]
+__all__ = [
+    "SHORTEST_LIMIT",
+    "Step",
+    "Target",
+    "contents_of",
+    "load",
+    "named",
+    "schema_apart",
+    "steps",
+    "table_of_contents",
+]
 
 # A load may take an hour, and besides as long as so many compressed bytes a second: a tenth of what a slow disk does.
 SHORTEST_LIMIT, _SLOWEST = 3600.0, 100_000
@@ -63,18 +76,21 @@ class Target:
     tablespaces: bool = True
 
 
-def contents_of(program: Program, dump: BinaryIO, where: str) -> str:
+def contents_of(program: Program, dump: BinaryIO | Path, where: str) -> str:
     """The table of contents of a dump, as `load` takes it.
+
+    Args:
+        dump: the file, or the folder of one in directory format.
 
     Raises:
         ArchiveError: it is not a whole dump.
     """
-    dump.seek(0)
-    if program.inside is not None:
+    if program.inside is not None and not isinstance(dump, Path):
+        dump.seek(0)
         with programs.running(program, ["--list"], None, where, given=Input(feed=[dump])) as output:
             return output.read().decode(errors="surrogateescape")
-    arguments = ["--list", _by_number(dump)]
-    with programs.running(program, arguments, None, where, given=Input(files=[dump.fileno()])) as output:
+    name, files = named(program, dump, where)
+    with programs.running(program, ["--list", name], None, where, given=Input(files=files)) as output:
         return output.read().decode(errors="surrogateescape")
 
 
@@ -144,10 +160,11 @@ def _starts(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(re.sub("[\n\r]", " ", text) for text in texts)
 
 
-def load(target: Target, dump: BinaryIO, step: Step, *, timer: ProgressTimer) -> None:
+def load(target: Target, dump: BinaryIO | Path, step: Step, *, timer: ProgressTimer) -> None:
     """Loads the lines of a step.
 
     Args:
+        dump: the file, or the folder of one in directory format.
         timer: tells when it makes no progress.
 
     Raises:
@@ -156,23 +173,59 @@ def load(target: Target, dump: BinaryIO, step: Step, *, timer: ProgressTimer) ->
     """
     run = partial(programs.running, target.program, password=target.password, where=str(target.server), timer=timer)
     timer.moved()
+    limit = SHORTEST_LIMIT + _size(dump) / _SLOWEST
+    if target.program.inside is not None and not isinstance(dump, Path):
+        _load_inside(target, dump, step, run, limit)
+        return
+    with table_of_contents(step.lines) as (listed, contents):
+        name, files = named(target.program, dump, str(target.server))
+        arguments = [*_arguments(target, contents, 1 if step.in_order else _jobs()), name]
+        with run(arguments, given=Input(files=[*files, listed]), limit=limit) as output:
+            output.read()
+
+
+def _load_inside(target: Target, dump: BinaryIO, step: Step, run: Any, limit: float) -> None:
     with tempfile.TemporaryFile() as listed:
-        limit = SHORTEST_LIMIT + os.fstat(dump.fileno()).st_size / _SLOWEST
         listed.write("\n".join([*step.lines, ""]).encode(errors="surrogateescape"))
         size = listed.tell()
         for file in (dump, listed):
             file.seek(0)
-        if target.program.inside is not None:
-            arguments = _arguments(target, inside.LIST, 1)
-            feed = [listed, dump]
-            with run(arguments, given=Input(feed=feed, listed=size), limit=limit) as output:
-                output.read()
-            return
-        arguments = _arguments(target, _by_number(listed), 1 if step.in_order else _jobs())
-        files = [dump.fileno(), listed.fileno()]
-        arguments.append(_by_number(dump))
-        with run(arguments, given=Input(files=files), limit=limit) as output:
+        given = Input(feed=[listed, dump], listed=size)
+        with run(_arguments(target, inside.LIST, 1), given=given, limit=limit) as output:
             output.read()
+
+
+@contextlib.contextmanager
+def table_of_contents(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """These lines of one, in a file without a name: its number, and what a child process calls it."""
+    with tempfile.TemporaryFile() as listed:
+        listed.write("\n".join([*lines, ""]).encode(errors="surrogateescape"))
+        listed.seek(0)
+        yield listed.fileno(), _by_number(listed)
+
+
+def named(program: Program, dump: BinaryIO | Path, where: str) -> tuple[str, list[int]]:
+    """What a program of this machine calls a dump, and the numbers of the files that it gets for that."""
+    if isinstance(dump, Path):
+        return _of_folder(program, dump, where), []
+    dump.seek(0)
+    return _by_number(dump), [dump.fileno()]
+
+
+def _size(dump: BinaryIO | Path) -> int:
+    if isinstance(dump, Path):
+        return sum(file.stat().st_size for file in dump.iterdir())
+    return os.fstat(dump.fileno()).st_size
+
+
+def _of_folder(program: Program, folder: Path, where: str) -> str:
+    if program.inside is not None:
+        raise ArchiveError(
+            "pg_restore is in the server's container, where the folder is not",
+            where=where,
+            hint="dump it into one file: pg_dump --format=custom; or install the client's programs on this machine",
+        )
+    return str(folder)
 
 
 def _arguments(target: Target, contents: str, jobs: int) -> list[str]:

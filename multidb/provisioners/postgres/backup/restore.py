@@ -8,6 +8,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from multidb.errors import ArchiveError, NotAllowed, Refused, ServerError, WrongVersion
@@ -45,10 +46,20 @@ SELECT CASE WHEN EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))
     AND NOT EXISTS (SELECT FROM pg_available_extensions WHERE lower(name) = lower(split_part($1, '.', 1))) END"""
 
 
-def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
+def restore(
+    databases: Databases,
+    place: Place,
+    part: Part,
+    reader: ArchiveReader,
+    progress: Progress,
+    lying: BinaryIO | Path | None = None,
+) -> None:
     """Loads the dump; everything will belong to the owner role of `place.app`, where the server has that.
 
     The dump is put into a nameless temporary file first: only a file can be read by several connections at once.
+
+    Args:
+        lying: the dump, where it is a file or a folder of this machine already; `reader` is not asked then.
 
     Raises:
         WrongVersion: the server is older than the one that the dump is of.
@@ -66,8 +77,7 @@ def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReade
     _require_same_kind(part, place.app, databases.where)
     make_like_set(databases, place, part)
     role = databases.owner_of(place)
-    with tempfile.TemporaryFile() as dump:
-        _spool(reader, dump, place.app, progress)
+    with _lying(lying, reader, place.app, progress) as dump:
         load = Load(databases, place, part, role, _roles(databases, place, part, role), progress, program, dump)
         listing = loading.contents_of(program, dump, databases.where)
         if place.kind is not PlaceKind.LIVE:
@@ -123,6 +133,18 @@ def require_none_of_others(held: frozenset[tuple[str, ...]], where: str) -> None
             where=where,
             hint="the set makes things in another name than the app's own: do not use it",
         )
+
+
+@contextlib.contextmanager
+def _lying(
+    lying: BinaryIO | Path | None, reader: ArchiveReader, app: App, progress: Progress
+) -> Iterator[BinaryIO | Path]:
+    if lying is not None:
+        yield lying
+        return
+    with tempfile.TemporaryFile() as dump:
+        _spool(reader, dump, app, progress)
+        yield dump
 
 
 def _spool(reader: ArchiveReader, dump: BinaryIO, app: App, progress: Progress) -> None:
@@ -198,7 +220,7 @@ class Load:
     roles: Mapping[str, str | None]
     progress: Progress
     program: Program
-    file: BinaryIO
+    file: BinaryIO | Path
 
     def entries(self, name: str) -> Sequence[Any]:
         entries = self.part.details[name]

@@ -73,12 +73,7 @@ class PostgresSource:
     """A database by its address; a `multidb.model.ImportSource`."""
 
     def __init__(self, location: SourceLocation) -> None:
-        if location.url is None:
-            raise UsageError(
-                "files are not read yet",
-                where=location.text,
-                hint="load it into a server, and name that server's address",
-            )
+        assert location.url is not None
         self.where = location.text
         self._password = location.password
         endpoint = PostgresAddress(url=location.url).endpoint(Path())

@@ -15,6 +15,7 @@ BENCHMARKS = (
     "growth",
     "app_rotation",
     "postgres_backup",
+    "postgres_import",
     "redis_backup",
     "qdrant_backup",
     "neo4j_backup",

@@ -1,0 +1,185 @@
+"""An import that is killed, loses its source, has no room or is large. On real servers."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from multidb.state import ProjectState
+from tests.support.command import REPOSITORY, Folder, Ran, project_folder
+from tests.support.importing import MANIFEST, PASSWORD, databases, emptied, there
+from tests.support.postgres_servers import Cluster, cluster
+from tests.support.stopped import go_on, stopped_at
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+READER = "old_reader"
+KILLS = 12
+LARGEST = 200_000  # kB of the process, whatever is imported
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Cluster]:
+    with cluster(18) as served:
+        served.sql(f"CREATE ROLE {READER} LOGIN PASSWORD '{PASSWORD}' IN ROLE pg_read_all_data", "CREATE DATABASE old")
+        served.sql("CREATE TABLE lines (id int PRIMARY KEY, version int, noise text)", database="old")
+        yield served
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Folder]:
+    with project_folder("faults-", MANIFEST) as made:
+        made.ok("up")
+        made.ok("apply", "--yes")
+        yield made
+
+
+@pytest.fixture
+def folder(served: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.setenv("MULTIDB_IMPORT_POSTGRES_PASSWORD", PASSWORD)
+    return emptied(served)
+
+
+def filled(source: Cluster, rows: int, version: int = 0) -> str:
+    """The source with so many rows of 300 bytes; its address."""
+    source.sql(
+        "TRUNCATE lines",
+        f"INSERT INTO lines SELECT n, {version}, repeat(md5(n::text), 9) FROM generate_series(1, {rows}) n",
+        database="old",
+    )
+    return f"postgresql://{READER}@127.0.0.1:{source.port}/old"
+
+
+def run(folder: Folder, *arguments: str) -> Ran:
+    return folder.run("import", "shop", *arguments, env={"MULTIDB_IMPORT_POSTGRES_PASSWORD": PASSWORD})
+
+
+def versions(folder: Folder) -> list[tuple[int, int]]:
+    """What the app has: the rows of each version of the source."""
+    if not there(folder):
+        return []
+    with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
+        return list(connection.execute("SELECT version, count(*) FROM lines GROUP BY version"))
+
+
+def test_killed_at_any_moment_the_app_has_all_of_one_or_all_of_the_other(folder: Folder, source: Cluster) -> None:
+    seed = int(os.environ.get("MULTIDB_TEST_SEED") or random.randrange(10**6))
+    print(f"seed {seed}")
+    chance, rows = random.Random(seed), 20_000
+    began = time.monotonic()
+    assert run(folder, "--from-postgres", filled(source, rows), "--yes").code == 0
+    usual = time.monotonic() - began
+    now = 0
+    for version in range(1, KILLS + 1):
+        old = filled(source, rows, version)
+        command = ("import", "shop", "--from-postgres", old, "--yes", "--replace", "--no-safety-set")
+        process = folder.begin(*command)
+        time.sleep(chance.uniform(0.3, 1.0) * usual)
+        process.kill()
+        process.communicate()
+        if version % 3 == 0:
+            folder.ok("backup", "other")  # finishes or clears away what is left
+        elif version % 3 == 1:
+            done = folder.run(*command, env={"MULTIDB_IMPORT_POSTGRES_PASSWORD": PASSWORD})
+            assert done.code == 0, f"seed {seed}, {version}: {done.out}{done.err}"
+            now = version
+        assert version % 3 == 2 or not [name for name in databases(folder) if "__" in name], f"seed {seed}, {version}"
+        if version % 3 != 2:
+            assert versions(folder) in ([(now, rows)], [(version, rows)]), f"seed {seed}, {version}"
+            now = versions(folder)[0][0]
+    assert run(folder, "--from-postgres", old, "--yes", "--replace", "--no-safety-set").code == 0
+    assert versions(folder) == [(KILLS, rows)]
+    assert ProjectState(folder.path).read("backup-work").get("importing", {}) == {}
+    folder.ok("plan", "--check")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "multidb.provisioners.postgres.backup.source:PostgresSource._held",
+        "multidb.provisioners.postgres.backup.restore:_spool",
+        "multidb.provisioners.postgres.backup.source:PostgresSource.measure",
+    ],
+)
+def test_a_source_that_is_gone_in_the_middle_is_one_error_and_the_same_goes_on(
+    folder: Folder, source: Cluster, step: str
+) -> None:
+    old = filled(source, 20_000)
+    process = stopped_at(folder, step, "import", "shop", "--from-postgres", old, "--yes")
+    assert process is not None
+    source.crash()
+    try:
+        code, said = go_on(process)
+    finally:
+        source.start()
+    assert (code in (4, 6), "Traceback" in said, said.count("Error:")) == (True, False, 1), said
+    assert there(folder) == []
+    done = run(folder, "--from-postgres", old, "--yes")
+    assert done.code == 0, done.out + done.err
+    assert versions(folder) == [(0, 20_000)]
+    assert not [name for name in databases(folder) if "__" in name]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_disk_without_room_for_the_dump_is_said_so_and_nothing_is_changed(
+    folder: Folder, source: Cluster, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", small], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        old = filled(source, 60_000)
+        source.sql("UPDATE lines SET noise = md5(random()::text) || md5(random()::text)", database="old")
+        full = folder.run(
+            *("import", "shop", "--from-postgres", old, "--yes"),
+            env={"MULTIDB_IMPORT_POSTGRES_PASSWORD": PASSWORD, "TMPDIR": str(small)},
+        )
+        assert (full.code, "TMPDIR" in full.err) == (6, True), full.err
+        assert there(folder) == []
+        assert not [name for name in databases(folder) if "__" in name]
+        assert run(folder, "--from-postgres", old, "--yes").code == 0
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+MEASURING = """\
+import re, sys
+from pathlib import Path
+from multidb.cli import main
+try:
+    main()
+finally:
+    print("kB", re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the most memory of a process is read from /proc")
+def test_memory_does_not_grow_with_the_data(folder: Folder, source: Cluster) -> None:
+    peaks = []
+    for rows in (60_000, 300_000):
+        old = filled(source, rows)
+        command = [sys.executable, "-c", MEASURING, "import", "shop", "--from-postgres", old, "--yes", "--replace"]
+        done = subprocess.run(
+            [*command, "--no-safety-set"],
+            cwd=folder.path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        peaks.append(int(done.stderr.rpartition("kB ")[2].split()[0]))
+        assert versions(folder) == [(0, rows)]
+    print(f"peaks {peaks} kB")
+    assert max(peaks) < LARGEST
+    assert peaks[1] < peaks[0] * 1.15

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 from multidb.errors import ServerError
@@ -118,8 +119,13 @@ class PostgresArchive:
 
     def survey(self, app: App, context: StoreContext, source: ImportSource) -> Survey:
         if isinstance(source, PostgresDumpFile):
-            return importing.survey_of_file(self._databases, app, context, source)
-        return importing.survey(self._databases, app, context, _own(source))
+            seen = importing.survey_of_file(self._databases, app, context, source)
+        else:
+            seen = importing.survey(self._databases, app, context, _own(source))
+        if home(app).schema is None:
+            return seen
+        against = f"app {app.id} has a schema in a database that apps share: import into one with a database of its own"
+        return replace(seen, obstacles=(*seen.obstacles, against))
 
     def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:
         if importing.WHOLE in done.done():

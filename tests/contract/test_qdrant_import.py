@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
+import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from multidb.errors import AuthenticationFailed, MultidbError, ServerDown, UsageError
+from multidb.errors import ArchiveError, AuthenticationFailed, MultidbError, ServerDown, UsageError
 from multidb.model import App, ImportOptions, PlaceKind, SourceLocation, StoreContext
 from multidb.ports import choose
 from multidb.provisioners.qdrant.backup import transfer
 from multidb.provisioners.qdrant.backup.archive import QdrantArchive
 from multidb.provisioners.qdrant.backup.source import CollectionsSource
+from multidb.provisioners.qdrant.backup.source import source as any_source
 from multidb.secrets import Secret
 from tests.contract.case_qdrant import READ_ONLY_KEY, ask, local_folder, opened, real_server
 from tests.contract.qdrant_driver import Driver, app
-from tests.contract.qdrant_sets import contents, put, quiet
+from tests.contract.qdrant_sets import contents, one_long, put, quiet, rounded
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
@@ -183,17 +187,15 @@ def test_collections_come_along_renamed_with_every_vector_and_what_their_points_
     assert now[102] == {"tenant_id": "lernmi", "app_name": "lernmi", "created_at": moment}
     assert now["6f1f4cf6-37c8-4f1d-8a9a-000000000001"]["tenant_id"] == "lernmi"
     for one, other in (("old_knowledge", "lernmi_knowledge"), ("old_Pages", "lernmi_pages")):
-        vectors = [
-            {point["id"]: point["vector"] for point in points} for points in (before[one], contents(driver.real, other))
-        ]
-        assert vectors[0] == vectors[1]
+        assert vectors(contents(driver.real, other)) == vectors(before[one])
     assert {name: contents(there, name) for name in MADE} == before
     driver.apply()  # whatever the manifest wants beside it
     assert not driver.changes()
 
 
 def vectors(points: list[dict[str, Any]]) -> dict[Any, Any]:
-    return {one["id"]: one["vector"] for one in points}
+    """By point; one long, as what is read of local mode is."""
+    return {one["id"]: rounded(one_long(one["vector"])) for one in points}
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was_with_the_same_moment(
@@ -278,3 +280,82 @@ def test_a_key_that_only_reads_is_enough_and_a_wrong_one_is_refused(tmp_path: Pa
         with pytest.raises(AuthenticationFailed) as refused, source(there, "wrong-password"):
             pass
         assert "MULTIDB_IMPORT_QDRANT_PASSWORD" in (refused.value.hint or "")
+
+
+def test_a_snapshot_is_recovered_and_its_points_get_what_they_lack(tmp_path: Path) -> None:
+    with some_place("server", tmp_path / "there") as there, some_place("server", tmp_path / "here") as here:
+        fill(there)
+        made = ask(there, "POST", "/collections/old_knowledge/snapshots").json()["result"]
+        file = tmp_path / made["name"]
+        file.write_bytes(ask(there, "GET", f"/collections/old_knowledge/snapshots/{made['name']}").content)
+        driver = Driver(here, app("lernmi", **KINDS))
+        driver.apply()
+        owner, context = lernmi(driver)
+        where = SourceLocation(str(file), None, file)
+        for _ in range(2):  # the second time goes on where everything is done
+            marks = Marks()
+            with archive(driver) as target, any_source(where, ImportOptions(prefix="old_")) as snapshot:
+                survey = target.survey(owner, context, snapshot)
+                assert (survey.obstacles, survey.renames) == ((), {"old_knowledge": "lernmi_knowledge"})
+                place = target.prepare(PlaceKind.NEW, owner, context)
+                target.bring_in(place, snapshot, marks, quiet)
+                target.bring_in(place, snapshot, marks, quiet)
+                measured = target.measure(place)
+                assert measured.counts == {"points knowledge": 44}
+                assert measured == snapshot.copied() == snapshot.measure(owner, context)
+        with archive(driver) as target:
+            target.replace(place, context)
+        now = {one["id"]: one["payload"] for one in contents(here, "lernmi_knowledge")}
+        assert now[1].keys() == {"n", "tenant_id", "app_name", "created_at"}
+        assert now[101]["tenant_id"] == "a customer"
+        assert (now[102]["tenant_id"], now[102]["created_at"]) == ("lernmi", now[1]["created_at"])
+        assert vectors(contents(here, "lernmi_knowledge")) == vectors(contents(there, "old_knowledge"))
+        driver.apply()
+        assert not driver.changes()
+
+        wrong = location_of(tmp_path / "wrong.snapshot")
+        (tmp_path / "wrong.snapshot").write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        with pytest.raises(ArchiveError, match="is no snapshot"), any_source(wrong, ImportOptions()):
+            pass
+        (tmp_path / "wrong.snapshot").write_bytes(tarred("config.json", configuration()))
+        options = ImportOptions(names={"wrong": "knowledge"})
+        with archive(driver) as target, any_source(wrong, options) as snapshot:
+            place = target.prepare(PlaceKind.NEW, owner, context)
+            with pytest.raises(ArchiveError, match="does not take the snapshot"):
+                target.bring_in(place, snapshot, Marks(), quiet)
+            target.discard(place)
+
+
+def test_a_file_that_is_no_snapshot_is_refused_and_local_mode_takes_none(
+    local: tuple[RealServer, Driver], tmp_path: Path
+) -> None:
+    _, driver = local
+    owner, context = lernmi(driver)
+    for name, content in (("a", b"hello"), ("b", tarred("config.json", b"[]")), ("c", tarred("x", configuration()))):
+        file = tmp_path / name
+        file.write_bytes(content)
+        with pytest.raises(ArchiveError, match="is no snapshot"), any_source(location_of(file), ImportOptions()):
+            pass
+    with pytest.raises(UsageError, match="cannot be read"), any_source(location_of(tmp_path / "none"), ImportOptions()):
+        pass
+    file.write_bytes(tarred("config.json", configuration()))
+    with archive(driver) as target, any_source(location_of(file), ImportOptions(names={"c": "knowledge"})) as snapshot:
+        [obstacle] = target.survey(owner, context, snapshot).obstacles
+        assert "local mode takes no snapshot" in obstacle
+
+
+def configuration() -> bytes:
+    return json.dumps({"params": {"vectors": {"size": 4, "distance": "Dot"}}}).encode()
+
+
+def location_of(file: Path) -> SourceLocation:
+    return SourceLocation(str(file), None, file)
+
+
+def tarred(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archived:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archived.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()

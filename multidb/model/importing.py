@@ -227,9 +227,11 @@ def at_source(location: SourceLocation, store: str) -> Iterator[None]:
         ServerSlow: "see whether it is overloaded, then run the command again",
         ServerDown: f"start it where it runs, or correct {option}; then run the command again",
     }
+    otherwise = f"correct {option}, or what is wrong there; then run the command again"
     try:
         yield
     except ServerError as error:
         error.where = f"source {location.text}"
-        error.hint = next((hint for kind, hint in hints.items() if isinstance(error, kind)), error.hint)
+        own = otherwise if type(error) is ServerError else error.hint
+        error.hint = next((hint for kind, hint in hints.items() if isinstance(error, kind)), own)
         raise

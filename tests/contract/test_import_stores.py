@@ -21,7 +21,11 @@ from tests.support.case import RealServer
 from tests.support.command import Folder, Ran, project_folder
 from tests.support.stopped import go_on, kill, stopped_at
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore:Api key is used with an insecure", "ignore:Qdrant client version"),
+]
 
 ROWS = 2_500
 NUMBER = 3
@@ -62,7 +66,8 @@ class Elsewhere:
         return ("import", "shop", f"--from-{self.store}", self.where, *self.more, *more)
 
     def run(self, folder: Folder, *more: str, password: str | None = None) -> Ran:
-        done = folder.run(*self.arguments(*more), env={self.variable: self.password if password is None else password})
+        env = {self.variable: self.password if password is None else password}
+        done = folder.run(*self.arguments(*more), env=env, timeout=900)
         assert not self.password or self.password not in done.out + done.err
         return done
 

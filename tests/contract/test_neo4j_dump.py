@@ -239,3 +239,32 @@ def test_a_server_that_must_not_be_stopped_refuses_a_dump(folder: Folder) -> Non
         place = archive.live(found.project.apps["ann"], found.fleet.context(server, session))
         with pytest.raises(Refused, match="cannot stop this server"):
             archive.restore(place, part, Files(), unwatched)
+
+
+@pytest.mark.timeout(1800)
+def test_a_dump_that_another_tool_has_made_is_imported(folder: Folder) -> None:
+    found = engine(folder)
+    (server,) = found.fleet.servers(Scope())
+    take_offline = found.fleet.runtime.take_offline(server)
+    assert take_offline is not None
+    dump = folder.path / "export.dump"
+    with take_offline(unwatched) as stopped, dump.open("wb") as stream:
+        stopped.dump("neo4j", stream)
+    before = content(folder)
+    with as_app(folder) as session:
+        session.run("MATCH (n:Many) DETACH DELETE n").consume()
+        session.run("CREATE (:Later)").consume()
+        session.run("DROP INDEX words").consume()
+
+    seen = folder.ok("import", "ann", "--from-neo4j", "export.dump", "--replace", "--json").json()["data"]
+    (survey,) = seen["sources"]
+    assert (survey["product"], survey["obstacles"]) == ("dump of neo4j-admin", [])
+    assert any("known only once it is loaded" in loss for loss in survey["losses"])
+    cut = folder.path / "half.dump"
+    cut.write_bytes(dump.read_bytes()[: dump.stat().st_size // 2])
+    half = folder.run("import", "ann", "--from-neo4j", "half.dump", "--replace", "--no-safety-set", "--yes")
+    assert (half.code, "neo4j-admin load failed" in half.err) == (6, True), half.err
+    assert content(folder) != before
+    folder.ok("import", "ann", "--from-neo4j", "export.dump", "--replace", "--no-safety-set", "--yes")
+    assert content(folder) == before
+    assert not any(state_of(folder)["backup-work"].values())

@@ -20,7 +20,15 @@ import psutil
 import pytest
 import redis
 
-from multidb.errors import ArchiveError, AuthenticationFailed, MultidbError, NotAllowed, ServerDown, UsageError
+from multidb.errors import (
+    ArchiveError,
+    AuthenticationFailed,
+    MultidbError,
+    NotAllowed,
+    ServerDown,
+    ServerError,
+    UsageError,
+)
 from multidb.model import App, ImportOptions, Measures, PlaceKind, SourceLocation
 from multidb.ports import choose
 from multidb.provisioners.redis.backup import transfer
@@ -332,10 +340,11 @@ def test_a_source_that_does_not_let_us_read_is_an_error_that_says_what_to_do(sam
         (nobody, ServerDown, "--from-redis"),
         (address("http://127.0.0.1/"), UsageError, "redis://"),
         (address("redis://127.0.0.1/shop"), UsageError, "redis://"),
+        (there.location(number=9_999), ServerError, "correct --from-redis"),
     ]
     for location, kind, hint in wrong:
-        with pytest.raises(kind) as caught, RedisSource(location, ImportOptions()):
-            pass
+        with pytest.raises(kind) as caught, RedisSource(location, ImportOptions()) as source:
+            source.survey(stage.alpha, stage.context)
         assert hint in (caught.value.hint or "")
         assert "wrong-password" not in f"{caught.value}{caught.value.hint}"
     with stage.archive() as archive:

@@ -64,5 +64,5 @@ def kill(process: subprocess.Popen[str]) -> None:
 def go_on(process: subprocess.Popen[str]) -> tuple[int, str]:
     """To its end: its exit code, and what it has said."""
     process.send_signal(signal.SIGCONT)
-    said, _ = process.communicate(timeout=240)
+    said, _ = process.communicate(timeout=900)
     return process.returncode, said

@@ -16,6 +16,7 @@ BENCHMARKS = (
     "app_rotation",
     "postgres_backup",
     "postgres_import",
+    "postgres_moment",
     "redis_backup",
     "qdrant_backup",
     "neo4j_backup",

@@ -26,7 +26,7 @@ from multidb.cli.options import AppsArgument, IdentityOption, PartsOption, Run, 
 from multidb.cli.output import Output
 from multidb.errors import ArchiveError, Locked, MultidbError, UsageError
 from multidb.history import RunRecord
-from multidb.model import counted, size_in_words
+from multidb.model import Progress, counted, size_in_words, unwatched
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -72,7 +72,10 @@ def backup(  # noqa: PLR0913 (an option is an argument)
     if watch:
         return _watch(run, identity, notify=notify)
     output = run.output
-    archived = _archived(run, output) if only_due else []
+    archived: list[Round] = []
+    if only_due:
+        with output.working():
+            archived = _archived(run, output, output.progress)
     done = _round(run, output, names, stores, to, quiesce, only_due, identity)
     done.archived += archived
     if notify:
@@ -82,12 +85,11 @@ def backup(  # noqa: PLR0913 (an option is an argument)
     return 0 if done.ok else _FAILED
 
 
-def _archived(run: Run, output: Output) -> list[Round]:
+def _archived(run: Run, output: Output, progress: Progress) -> list[Round]:
     """What servers have written, taken away before anything that may last. Another run that is at it does the same."""
     engine = run.engine(output)
     try:
-        with output.working():
-            return archive_servers(engine, output.progress)
+        return archive_servers(engine, progress)
     except Locked as error:
         output.note(str(error))
         return []
@@ -249,7 +251,7 @@ def _attempted(output: Output, work: Callable[[], timedelta]) -> timedelta:
 
 
 def _archive(run: Run, output: Output) -> timedelta:
-    rounds = _archived(run, output)
+    rounds = _archived(run, output, unwatched)  # bars are the other work's
     for line in _not_archived(rounds):
         output.note(line, style="red")
     return _LOOK_EVERY

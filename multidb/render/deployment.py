@@ -238,6 +238,11 @@ class _Rendering:
         self._jinja.filters |= {"yaml": _yaml, "interpolated": _interpolated, "memory": memory_text}
         self._jinja.filters["image"] = lambda pooler: project.deploy.image_of(pooler.name, pooler.image)
 
+    def _look_minutes(self) -> int:
+        """How often timers look for what is due: what a server's disk takes with it is what was not archived yet."""
+        archived = any(self._project.backup.continuous(store).continuous for store in self._project.stores)
+        return 1 if archived else 10
+
     def text(self, template: str, **values: Any) -> str:
         """One template with its values; `UsageError` names the template and the line that is wrong."""
         header = (
@@ -255,6 +260,7 @@ class _Rendering:
             "proxy": self._project.deploy.proxy,
             "backup_image": self._project.deploy.backup_image,
             "backup_mounts": self._backup_mounts,
+            "look_minutes": self._look_minutes(),
             "notify_option": ["--notify"] if self._receivers() else [],
             "notify_variables": sorted({receiver.env for receiver in self._receivers() if receiver.env}),
             "tls": self._trust is not None,

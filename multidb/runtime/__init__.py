@@ -171,7 +171,8 @@ class Runtime(Protocol):
         """
 
     def resume(self, progress: Progress) -> list[ServerStatus]:
-        """Starts the servers that a killed run has left offline; an entry for each that did not run."""
+        """Starts the servers that a killed run has left offline, and ends the copies and scratch servers that it has
+        left; an entry for each that did not run."""
 
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
         """The last `lines` lines that the server `name` has said; with `follow` also each new one, without an end.

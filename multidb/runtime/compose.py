@@ -22,6 +22,7 @@ from multidb.model.container import Container
 from multidb.runtime import Restarted, ServerState, ServerStatus
 from multidb.runtime.compose_servers import ComposeServers
 from multidb.runtime.compose_start import RECORD, ComposeStart
+from multidb.runtime.copies import admin_of_copy, revived_here
 from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -158,8 +159,11 @@ class ComposeRuntime:
         scratch = self._servers.located(scratch_servers[0], seen.get(scratch_servers[0].name))
         return None if scratch is None else self._lent(replace(scratch, app=server.app, scratch=True, kept=True))
 
-    def revived(self, server: Server, revival: Revival, progress: Progress) -> None:
-        """None: a copy is brought up where servers are processes of this machine."""
+    def revived(
+        self, server: Server, revival: Revival, progress: Progress
+    ) -> contextlib.AbstractContextManager[Server] | None:
+        """See `Runtime.revived`: as a process of this machine."""
+        return revived_here(self._project, self._state, server, revival, progress)
 
     def without_scratch(self, server: Server) -> contextlib.AbstractContextManager[None]:
         """See `Runtime.without_scratch`: none can be adopted here."""
@@ -219,6 +223,8 @@ class ComposeRuntime:
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`."""
+        if server.scratch and not server.kept:
+            return admin_of_copy(self._state, server)
         secret = self._state.secrets.get(self._servers.container(server.name).admin_ref)
         if secret is None:
             raise UsageError("has no admin password yet", where=f"server {server.name}", hint="start it: multidb up")

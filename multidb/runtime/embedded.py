@@ -223,6 +223,12 @@ class EmbeddedRuntime:
             return None
         return self._revived(hosted, hosted.kind, revival, one_at_a_time(progress))
 
+    def clear_scratch(self, progress: Progress) -> None:
+        """Ends and removes the scratch servers that nobody uses any more."""
+        if any(self._servers.glob("scratch-*")):
+            with clear_errors(), self._turn("multidb", progress):
+                self._scratch_servers(one_at_a_time(progress)).clear()
+
     def without_scratch(self, server: Server) -> AbstractContextManager[None]:
         """See `Runtime.without_scratch`."""
         hosted = self._hosted_server(server)
@@ -284,6 +290,7 @@ class EmbeddedRuntime:
         Raises:
             Locked: an ``up`` or ``down`` works on this project.
         """
+        self.clear_scratch(progress)
         offline_servers = self._offline_servers(progress)
         left = set(offline_servers.left())
         known = [hosted.name for hosted in self._all() if hosted.name in left]

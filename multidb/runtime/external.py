@@ -13,6 +13,7 @@ from multidb.concurrency import side_by_side
 from multidb.errors import Refused, UsageError
 from multidb.model import Address, App, Endpoint, Progress, Project, Revival, Server, ServerSpec
 from multidb.runtime import Restarted, ServerState, ServerStatus
+from multidb.runtime.copies import admin_of_copy, clear_copies, revived_here
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -24,10 +25,12 @@ class ExternalRuntime:
 
     Args:
         project: each of its `servers` that an app uses has an address.
+        state: has the copies that are brought up here.
     """
 
     def __init__(self, project: Project, state: ProjectState) -> None:
         self._project = project
+        self._state = state
         self._root = Path(project.root)
 
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
@@ -61,8 +64,9 @@ class ExternalRuntime:
     def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
         """None: these servers are not ours to start."""
 
-    def revived(self, server: Server, revival: Revival, progress: Progress) -> None:
-        """None: a copy is brought up where servers are processes of this machine."""
+    def revived(self, server: Server, revival: Revival, progress: Progress) -> AbstractContextManager[Server] | None:
+        """See `Runtime.revived`: on this machine, whatever the server itself runs on."""
+        return revived_here(self._project, self._state, server, revival, progress)
 
     def without_scratch(self, server: Server) -> AbstractContextManager[None]:
         """See `Runtime.without_scratch`: none can be adopted here."""
@@ -80,7 +84,8 @@ class ExternalRuntime:
         raise self._not_ours("stop")
 
     def resume(self, progress: Progress) -> list[ServerStatus]:
-        """Nothing: none is taken offline."""
+        """See `Runtime.resume`. None of these servers is taken offline."""
+        clear_copies(self._project, self._state, progress)
         return []
 
     def status(self) -> list[ServerStatus]:
@@ -111,6 +116,8 @@ class ExternalRuntime:
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`. None also where the manifest names no password: the server asks for none."""
+        if server.scratch:
+            return admin_of_copy(self._state, server)
         source = self._entry_of(server).password
         if server.endpoint.path or source is None:
             return None

@@ -385,3 +385,75 @@ def test_turned_off_the_server_keeps_nothing_for_it(folder: Folder) -> None:
         assert "continuous: true" in refused.err
     finally:
         folder.manifest(MANIFEST % ARCHIVED)
+
+
+def test_rounds_that_are_killed_leave_no_gap(folder: Folder) -> None:
+    folder.ok("backup", "--due")
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    streams = {archive["stream"] for archive in folder.ok("backups", "list", "--json").json()["archives"]}
+    at: dict[int, str] = {}
+    with database(folder, "ann") as ann:
+        ann.execute("CREATE TABLE steps (id int)")
+        for number in range(1, 11):
+            ann.execute("INSERT INTO steps VALUES (%s)", (number,))
+            at[number] = now()
+            process = folder.begin("backup", "--due")
+            time.sleep(chance.uniform(0.3, 2.5))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    done = folder.ok("backup", "--due", "--json").json()["archived"][0]
+    assert not done["began"]
+    assert {archive["stream"] for archive in folder.ok("backups", "list", "--json").json()["archives"]} == streams
+    for number in (1, 6, 10):
+        folder.ok("restore", "ann", "--at", at[number], "--table", "steps", "--replace")
+        with database(folder, "ann") as ann:
+            assert ann.execute("SELECT max(id) FROM steps").fetchone() == (number,)
+
+
+def test_a_server_that_exists_already_is_archived_and_its_copy_is_brought_up_here(folder: Folder) -> None:
+    secret = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
+    assert secret is not None
+    port = ProjectState(folder.path).read("ports")["postgres"]
+    theirs = (
+        "version: 1\nproject: theirs\nruntime: external\n"
+        f"external: {{postgres: {{url: 'postgresql://postgres@127.0.0.1:{port}', password: {{env: ADMIN}}}}}}\n"
+        "apps: {eve: {stores: [postgres]}}\n"
+        "backup: {to: [sets/], every: 52w, verify: never, postgres: {continuous: true}}\n"
+    )
+    with project_folder("theirs-", theirs) as other:
+        env = {"ADMIN": secret.reveal()}
+        other.ok("apply", "--yes", env=env)
+        other.ok("backup", "--due", env=env)
+        url = other.ok("env", "eve", "--format", "json", "--reveal", env=env).json()["DATABASE_URL"]
+        with psycopg.connect(url, autocommit=True) as eve:
+            eve.execute("CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 10) n")
+            moment = now()
+            eve.execute("DROP TABLE orders")
+        other.ok("restore", "eve", "--at", moment, "--replace", env=env)
+        with psycopg.connect(url) as eve:
+            assert eve.execute("SELECT count(*) FROM orders").fetchone() == (10,)
+        assert not scratch_processes(other)
+        other.manifest(theirs.replace(", postgres: {continuous: true}", ""))
+        other.ok("backup", "--due", env=env)  # the slot goes
+    with admin(folder) as connection:
+        left = connection.execute("SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'multidb_theirs%'")
+        assert left.fetchone() == (0,)
+
+
+def test_the_watch_archives_beside_its_other_work(folder: Folder) -> None:
+    moment = now().replace(" ", "T")
+    with database(folder, "ann") as ann:
+        ann.execute("CREATE TABLE IF NOT EXISTS watched (id int)")
+    watch = folder.begin("backup", "--watch")
+    try:
+        ends = time.monotonic() + 60
+        while ProjectState(folder.path).read("continuous")["postgres"]["when"] < moment:
+            assert time.monotonic() < ends, "nothing was archived"
+            time.sleep(0.2)
+    finally:
+        watch.send_signal(signal.SIGTERM)
+        _, err = watch.communicate(timeout=60)
+    assert watch.returncode == 0
+    assert "Traceback" not in err

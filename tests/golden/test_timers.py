@@ -67,3 +67,13 @@ def test_cron_takes_the_lines(timers: dict[str, str]) -> None:
         assert found, line
         commands.append(found[1].partition(" && ")[2])
     assert commands == ["multidb backup --due --notify", "multidb expire"]
+
+
+def test_what_is_archived_is_looked_for_every_minute(tmp_path: Path) -> None:
+    case = CASES["hybrid_backup"].replace("backup: {", "backup: {postgres: {continuous: true}, ")
+    assert case != CASES["hybrid_backup"]
+    files = deployment(tmp_path, case).files(new_secrets=True)
+    texts = {Path(path).name: file.text for path, file in files.items() if path.startswith("infrastructure/backup/")}
+    assert "\n* * * * * cd " in texts["crontab"]
+    assert "OnCalendar=*:0/1\n" in texts["multidb-backup.timer"]
+    assert next(yaml.safe_load_all(texts["cronjob.yaml"]))["spec"]["schedule"] == "* * * * *"

@@ -206,7 +206,7 @@ def revived(
         raise Refused(
             "a copy of it cannot be brought up here",
             where=str(server),
-            hint="that takes a project with runtime: embedded on this machine, with the same major version",
+            hint="that takes its program on this machine, of the same major version",
         )
     with starting as scratch:
         with engine.fleet.open(scratch) as session:

@@ -235,6 +235,8 @@ def _show(output: Output, request: ImportRequest, seen: Mapping[str, Survey]) ->
         for sentence in survey.losses[:_SHOWN]:
             output.say(f"  does not come along: {one_line(printable(sentence, 2000))}", style="yellow")
         _more(output, len(survey.losses))
+        for sentence in survey.warnings:
+            output.note(f"  {one_line(printable(sentence, 2000))}", style="yellow")
 
 
 def _more(output: Output, count: int) -> None:
@@ -287,6 +289,7 @@ def survey_document(request: ImportRequest, seen: Mapping[str, Survey]) -> dict[
             "renames": dict(survey.renames),
             "losses": list(survey.losses),
             "obstacles": list(survey.obstacles),
+            "warnings": list(survey.warnings),
             "following": survey.following or None,
         }
         for store, survey in seen.items()

@@ -77,6 +77,7 @@ class Survey:
         renames: name at the source -> name in the app's place, where they differ.
         losses: what does not come along, as sentences without a full stop.
         obstacles: why it cannot be imported as it is, each with the way on; none: it can.
+        warnings: what is to be thought about before, as sentences.
         following: why changes that are made while it is copied cannot be followed; empty: they can.
     """
 
@@ -87,6 +88,7 @@ class Survey:
     renames: Mapping[str, str] = field(default_factory=dict)
     losses: tuple[str, ...] = ()
     obstacles: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     following: str = "changes that are made while it is copied are not followed: stop its writers first"
 
 

@@ -179,7 +179,7 @@ def test_every_bad_source_is_one_clear_error(folder: Folder, old: str, source: C
         (("shop", "--from-postgres", "env:NOT_SET"), 2, "NOT_SET"),
         (("shop", "--from-postgres", old.rpartition("/")[0]), 2, "names no database"),
         (("shop", "--from-postgres", old.replace("/old", "/gone")), 4, "gone"),
-        (("shop", "--from-postgres", old.replace(str(place.port), "1")), 4, "refused"),
+        (("shop", "--from-postgres", old.replace(str(place.port), "1")), 4, "start it where it runs"),
         (("shop", "--from-postgres", old, "--yes"), 3, "may not read table"),
         (("shop", "--from-postgres", old, "--pattern", "x"), 2, "--pattern"),
         (("shop", "--from-postgres", old, "--scan"), 2, "--scan"),
@@ -191,8 +191,16 @@ def test_every_bad_source_is_one_clear_error(folder: Folder, old: str, source: C
         assert (done.code, words in done.err) == (code, True), f"{arguments}: {done.code} {done.err}"
         assert PASSWORD not in done.out + done.err
     wrong = run(folder, "shop", "--from-postgres", old, password="wrong-one-of-it")
-    assert (wrong.code, "password" in wrong.err) == (4, True)
+    assert (wrong.code, "MULTIDB_IMPORT_POSTGRES_PASSWORD" in wrong.err) == (4, True)
     assert there(folder) == []
+
+
+def test_a_superuser_at_the_source_is_warned_of(folder: Folder, old: str, source: Cluster) -> None:
+    theirs = old.replace(READER, "postgres")
+    for address, password, warned in ((old, PASSWORD, False), (theirs, source.password, True)):
+        done = run(folder, "shop", "--from-postgres", address, "--json", password=password)
+        (survey,) = done.json()["data"]["sources"]
+        assert [("superuser" in warning) for warning in survey["warnings"]] == [True] * warned
 
 
 def test_the_whole_address_may_be_kept_elsewhere(folder: Folder, old: str) -> None:
@@ -202,6 +210,54 @@ def test_the_whole_address_may_be_kept_elsewhere(folder: Folder, old: str) -> No
     for reference in (f"file:{kept}", "env:OLD_SHOP"):
         done = folder.run("import", "shop", "--from-postgres", reference, env={"OLD_SHOP": typed})
         assert (done.code, PASSWORD in done.out + done.err) == (0, False), done.err
+
+
+def test_an_encoding_stays_as_it_was(folder: Folder, source: Cluster) -> None:
+    source.sql("CREATE DATABASE latin TEMPLATE template0 ENCODING LATIN1 LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        source.sql("CREATE TABLE words (word text)", "INSERT INTO words VALUES (U&'caf\\00E9')", database="latin")
+        source.sql(f"GRANT SELECT ON words TO {READER}", database="latin")
+        done = run(folder, "shop", "--from-postgres", f"postgresql://{READER}@127.0.0.1:{source.port}/latin", "--yes")
+        assert done.code == 0, done.out + done.err
+        with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
+            assert connection.execute("SHOW server_encoding").fetchone() == ("LATIN1",)
+            assert connection.execute("SELECT word, octet_length(word) FROM words").fetchone() == ("caf\u00e9", 4)
+    finally:
+        source.sql("DROP DATABASE latin WITH (FORCE)")
+
+
+def test_an_extension_that_takes_an_admin_has_to_be_in_the_manifest(folder: Folder, old: str, source: Cluster) -> None:
+    source.sql("CREATE EXTENSION pg_stat_statements", database="old")
+    seen = run(folder, "shop", "--from-postgres", old, "--yes")
+    assert (seen.code, "extension pg_stat_statements takes an admin" in seen.err) == (3, True), seen.err
+    folder.manifest(MANIFEST.replace("shop: {", "shop: {postgres: {extensions: [pg_stat_statements]}, "))
+    folder.ok("apply", "--yes")
+    done = run(folder, "shop", "--from-postgres", old, "--yes")
+    folder.manifest(MANIFEST)
+    assert done.code == 0, done.out + done.err
+    assert "sales.orders" in there(folder)
+
+
+def test_from_an_older_server_everything_comes_in_its_version(folder: Folder) -> None:
+    with cluster(15) as older:
+        older.sql(f"CREATE ROLE {READER} LOGIN PASSWORD '{PASSWORD}' IN ROLE pg_read_all_data", "CREATE DATABASE old")
+        older.sql(
+            "CREATE EXTENSION ltree",
+            "CREATE TABLE paths (path ltree PRIMARY KEY, at timestamptz DEFAULT now(), n numeric, j jsonb, f float8)",
+            "INSERT INTO paths SELECT ('a.b' || n)::ltree, now(), n / 3.0, '{\"a\": 1}', n / 7.0 "
+            "FROM generate_series(1, 500) n",
+            database="old",
+        )
+        old = f"postgresql://{READER}@127.0.0.1:{older.port}/old"
+        done = run(folder, "shop", "--from-postgres", old, "--yes", "--json")
+        assert done.code == 0, done.out + done.err
+        (survey,) = done.json()["data"]["sources"]
+        assert survey["product"].startswith("PostgreSQL 15")
+        with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
+            assert connection.execute("SELECT count(*) FROM paths WHERE path ~ 'a.*'").fetchone() == (500,)
+            assert connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'ltree'").fetchone() == (
+                "1.2",
+            )
 
 
 def dumped(source: Cluster, path: Path, *options: str) -> Path:

@@ -198,6 +198,55 @@ def test_given_up_nothing_is_left_and_the_source_is_written_again(folder: Folder
     assert run(folder, "--live").code == 2
 
 
+def test_servers_that_start_anew_meanwhile_cost_nothing(folder: Folder, old: str, source: Cluster) -> None:
+    assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
+    source.sql("INSERT INTO orders (note) VALUES ('before')", database="old")
+    source.crash()
+    source.start()
+    folder.ok("restart", "postgres")
+    source.sql("INSERT INTO orders (note) VALUES ('after')", database="old")
+    done = run(folder, "--cutover", "--yes")
+    assert done.code == 0, done.out + done.err
+    with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT count(*) FROM orders").fetchone() == (3002,)
+    assert left_at(source) == [("{default_transaction_read_only=on}",)]
+
+
+def test_given_up_while_the_source_is_gone_it_says_what_is_left_there(
+    folder: Folder, old: str, source: Cluster
+) -> None:
+    assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
+    ((slot,), _) = left_at(source)
+    source.crash()
+    try:
+        said = run(folder, "--live")
+        assert (said.code, "start it where it runs" in said.err) == (4, True), said.err
+        cut = run(folder, "--cutover", "--yes")
+        assert cut.code == 4, cut.err
+        done = run(folder, "--abort")
+        assert (done.code, slot in done.err) == (1, True), done.err
+    finally:
+        source.start()
+    assert not [name for name in databases(folder) if "__" in name]
+    assert there(folder) == []
+    assert run(folder, "--live").code == 2
+    source.sql(f"SELECT pg_drop_replication_slot('{slot}')", database="old")
+
+
+def test_a_table_that_is_made_anew_at_the_source_is_no_reason_to_lose_it(
+    folder: Folder, old: str, source: Cluster
+) -> None:
+    assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
+    source.sql(f"SET ROLE {OWNER}", "CREATE TABLE later (id int PRIMARY KEY)", database="old")
+    done = run(folder, "--cutover", "--yes")
+    assert (done.code, "table public.later" in done.err) == (3, True), done.err
+    assert left_at(source)[2:] == [], "and it may be written again"
+    source.sql("INSERT INTO later VALUES (1)", database="old")
+    assert there(folder) == []
+    assert run(folder, "--abort").code == 0
+    assert left_at(source) == []
+
+
 STEPS = (
     "multidb.provisioners.postgres.backup.restore:restore",
     "multidb.provisioners.postgres.provision.admin_inside:AdminInside.subscribe",

@@ -70,6 +70,8 @@ class SurveyDocument(DocumentPart):
     """What does not come along."""
     obstacles: list[str]
     """Why it cannot be imported."""
+    warnings: list[str]
+    """What is to be thought about before."""
     following: str | None
     """Why changes that are made meanwhile cannot be followed; null: they can."""
 

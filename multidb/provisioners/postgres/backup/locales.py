@@ -18,6 +18,7 @@ SELECT json_agg(DISTINCT name) FROM (
   SELECT collcollate AS name FROM pg_collation WHERE collprovider = 'c' AND collcollate IS NOT NULL
   UNION SELECT datcollate FROM pg_database UNION SELECT datctype FROM pg_database
   UNION SELECT collprovider::text || ':' FROM pg_collation) known"""
+_PROVIDERS_SINCE = 15
 _WORD = re.compile(r"[A-Za-z0-9_]{1,40}")
 _LONGEST = 10_000
 
@@ -71,10 +72,15 @@ class Locale:
             return all(word in ("C", "POSIX") or _plain(word) in names for word in (self.collate, self.ctype))
         return f"{self.provider}:" in collations
 
-    @property
-    def clause(self) -> str:
-        """The options of CREATE DATABASE that give a database this locale."""
+    def clause(self, major: int) -> str:
+        """The options of CREATE DATABASE that give a database this locale.
+
+        Args:
+            major: of the server, whose own databases may have another provider.
+        """
         words = f"ENCODING {literal(self.encoding)} LC_COLLATE {literal(self.collate)} LC_CTYPE {literal(self.ctype)}"
+        if self.provider == "c" and major >= _PROVIDERS_SINCE:
+            words += " LOCALE_PROVIDER libc"
         if self.provider == "i":
             words += f" LOCALE_PROVIDER icu ICU_LOCALE {literal(self.locale or '')}"
             words += f" ICU_RULES {literal(self.rules)}" if self.rules is not None else ""

@@ -43,7 +43,7 @@ def prepare(databases: Databases, kind: PlaceKind, app: App, project: str) -> Pl
     discard(databases, place)
     beside = home(app).database
     like = databases.find(beside).get(beside)
-    words = f"{Locale.read(like).clause}{_tablespace(like)}" if like is not None else "ENCODING 'UTF8'"
+    words = f"{Locale.read(like).clause(databases.major)}{_tablespace(like)}" if like is not None else "ENCODING 'UTF8'"
     databases.make(place.name, words, place_mark(Owner(project, app.id)))
     return place
 
@@ -71,7 +71,7 @@ def make_like_set(databases: Databases, place: Place, part: Part) -> None:
         )
     databases.drop(place.name, there)
     try:
-        databases.make(place.name, f"{expected.clause}{_tablespace(there)}", str(there["mark"]))
+        databases.make(place.name, f"{expected.clause(databases.major)}{_tablespace(there)}", str(there["mark"]))
     except ServerError as error:
         raise WrongVersion(
             f"cannot make a database like the set's ({expected}): {error.message}",

@@ -16,7 +16,7 @@ from typing import IO, Any, BinaryIO, Final, Self, cast
 from urllib.parse import unquote, urlsplit
 
 from multidb.errors import ArchiveError, MultidbError, Refused, ServerError, ServerSlow, UsageError, WrongVersion
-from multidb.model import App, Measures, Part, Progress, Server, SourceLocation, StoreContext, Survey, listed
+from multidb.model import App, Measures, Part, Progress, Server, SourceLocation, StoreContext, Survey, at_source, listed
 from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup import bound, configuration, contents, programs, storage
 from multidb.provisioners.postgres.backup.bound import Beyond
@@ -74,6 +74,7 @@ class PostgresSource:
 
     def __init__(self, location: SourceLocation) -> None:
         assert location.url is not None
+        self._location = location
         self.where = location.text
         self._password = location.password
         endpoint = PostgresAddress(url=location.url).endpoint(Path())
@@ -85,7 +86,8 @@ class PostgresSource:
     def __enter__(self) -> Self:
         if not self._database:
             raise UsageError("the address names no database", where=self.where, hint=f"{self.where.rstrip('/')}/NAME")
-        self._connection = self._connected()
+        with at_source(self._location, STORE):
+            self._connection = self._connected()
         if self._connection.version < _OLDEST:
             version = self._connection.version // 10000
             self._connection.close()
@@ -128,6 +130,7 @@ class PostgresSource:
             size=overview["size"],
             losses=tuple(self._losses(overview, beyond)),
             obstacles=tuple(self._obstacles(beyond)),
+            warnings=tuple(self._warnings()),
         )
 
     def overview(self) -> Mapping[str, Any]:
@@ -180,6 +183,13 @@ class PostgresSource:
         if roles:
             yield f"row policies for {listed(roles, _MOST)} become ones for the app's owner, where no such role is"
 
+    def _warnings(self) -> Iterator[str]:
+        if self._connection.ask("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == "t":
+            yield (
+                f"{self.server.endpoint.user} is a superuser there, and what others have made in that database could "
+                "run as it while it is read: name a login that may only read (GRANT pg_read_all_data)"
+            )
+
     def _obstacles(self, beyond: Beyond) -> Iterator[str]:
         if beyond.needed:
             yield (
@@ -202,12 +212,16 @@ class PostgresSource:
     # --------------------------------------------------------------------------------------------------------- copy
 
     def program(self, target: int) -> Program:
-        """The pg_dump whose file can be loaded into a server of major version `target`.
+        """The pg_dump whose file can be loaded into a server of major version `target`: of the source's own version,
+        which knows what its server writes into catalogs; else the nearest newer one that will do.
 
         Raises:
             ArchiveError: this machine has none.
         """
-        return programs.find("pg_dump", target, self.where, tls=programs.needs_tls(self.server.endpoint))
+        tls = programs.needs_tls(self.server.endpoint)
+        with contextlib.suppress(ArchiveError):
+            return programs.find("pg_dump", self.major, self.where, tls=tls)
+        return programs.find("pg_dump", target, self.where, tls=tls)
 
     @contextlib.contextmanager
     def dump(

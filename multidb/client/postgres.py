@@ -32,20 +32,32 @@ _LOGIN: Final = frozenset({"28000", "28P01"})
 _GIVE_UP_AFTER: Final = 3.0
 
 
+def _sizes(source: Source) -> dict[str, int]:
+    """The sizes of a pool that the manifest gives the app (``postgres: {pool: ...}``), or small ones."""
+
+    def size(name: str, usual: int) -> int:
+        text = source.get(name)
+        return int(text) if text.isdecimal() else usual
+
+    return {"min_size": size("POSTGRES_POOL_MIN", 0), "max_size": size("POSTGRES_POOL_MAX", 4)}
+
+
 class Postgres:
     """An app's database.
 
     Args:
         source: the app's variables.
         read_only: by the login that only reads, in transactions that only read.
-        options: passed to `psycopg_pool.ConnectionPool` and `AsyncConnectionPool` (``min_size``, ``max_size`` ...).
+        options: passed to `psycopg_pool.ConnectionPool` and `AsyncConnectionPool` (``min_size``, ``max_size`` ...); by
+            default pools are as large as the app's variables say, as far as they do.
     """
 
     def __init__(self, source: Source, retries: Retries, *, read_only: bool = False, **options: Any) -> None:
         self._source = source
         self._retries = retries
         self._read_only = read_only
-        self._options = {"min_size": 0, "max_size": 4, "reconnect_timeout": _GIVE_UP_AFTER, **options}
+        sizes = {"min_size": 0, "max_size": 4} if read_only else _sizes(source)
+        self._options = {**sizes, "reconnect_timeout": _GIVE_UP_AFTER, **options}
         self._pool: ConnectionPool[Any] | None = None
         self._async_pool: AsyncConnectionPool[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

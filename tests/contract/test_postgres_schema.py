@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
+from multidb.client import connect
 from multidb.errors import Refused, StatementFailed
 from multidb.model import Action, App, Hole, Inspection, Outcome, PlaceKind, Status, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
+from multidb.provisioners.postgres.provision.existing import places
 from multidb.provisioners.postgres.provision.options import AppOptions
+from multidb.secrets import Secret
 from tests.contract.postgres_sets import archive, backed_up, brought_back, quiet
 from tests.contract.postgres_sharing import enter, home, sharing
 from tests.contract.postgres_site import NUMBERS, Site, probes, restrict, tenant
@@ -70,6 +74,39 @@ def test_its_address_leads_there(site: Site, apps: tuple[App, App]) -> None:
     assert env["POSTGRES_DB"], env["POSTGRES_SCHEMA"] == home(brain)
     with psycopg.connect(env["DATABASE_URL"].reveal()) as connection:  # type: ignore[union-attr]
         assert connection.execute("SELECT current_schemas(false)").fetchone() == ([home(brain)[1], "extensions"],)
+
+
+def test_the_client_opens_a_pool_as_the_manifest_says_and_works_in_the_schema(site: Site) -> None:
+    app = sharing(pool={"min": 1, "max": 3})
+    site.apply([app])
+    env = tenant(site, app).env
+    variables = {name: value.reveal() if isinstance(value, Secret) else value for name, value in env.items()}
+    with connect(variables={"APP_NAME": app.id, **variables}) as place:
+        assert (place.postgres.pool.min_size, place.postgres.pool.max_size) == (1, 3)
+        place.postgres.run(lambda connection: connection.execute("CREATE TABLE made (a int)"))
+    with enter(site, app) as connection:
+        assert connection.execute("SELECT schemaname FROM pg_tables WHERE tablename = 'made'").fetchone() == (
+            home(app)[1],
+        )
+
+
+def test_a_scan_finds_no_app_in_a_shared_database(site: Site, apps: tuple[App, App]) -> None:
+    with site.connect() as session:
+        found = places(session.existing(), ())
+    assert home(apps[0])[0] not in {place.name for place in found}
+
+
+def test_who_has_a_server_alone_shares_no_database(site: Site) -> None:
+    app = sharing(reads=("elsewhere",))
+    with site.connect() as session:
+        for server in (
+            replace(site.served.server(site.admin), app=app.id),
+            replace(site.served.server(site.admin), apps=frozenset({app.id})),
+        ):
+            context = StoreContext("site", session.facts, server=server)
+            inspection = Inspection(context, [app], PROVISIONER.desired([app], context), site.secrets)
+            session.inspect(inspection)
+            assert "in database" in str(inspection.unread[app.id]) or "to itself" in str(inspection.unread[app.id])
 
 
 def test_a_set_is_one_schema_and_comes_back_in_one_step(site: Site, apps: tuple[App, App]) -> None:

@@ -15,6 +15,7 @@ from multidb.provisioners.postgres.backup.places import parse_place_mark
 from multidb.provisioners.postgres.provision.marks import parse_mark
 from multidb.provisioners.postgres.provision.resources import RESERVED
 from multidb.provisioners.postgres.provision.roles import AppNames
+from multidb.provisioners.postgres.provision.shared_resources import is_shared
 
 __all__ = ["DATABASES", "INSIDE", "ExistingDatabases", "enterable", "places"]
 
@@ -75,10 +76,12 @@ def places(read: ExistingDatabases, known: Collection[str]) -> list[ExistingPlac
 
 
 def _is_servers(row: Mapping[str, Any]) -> bool:
-    """Whether it is the server's own, or holds an app's data for a step of multidb's."""
+    """Whether it is the server's own, holds an app's data for a step of multidb's, or is shared by apps of its."""
     reserved = any(fnmatchcase(row["name"], pattern) for pattern in RESERVED)
     ours = row["name"].startswith("multidb_state_") or parse_place_mark(row["mark"]) is not None
-    return bool(row["template"]) or reserved or ours
+    return (
+        bool(row["template"]) or reserved or ours or is_shared(row["mark"])
+    )  # each app of such a one is in a manifest
 
 
 def _place(

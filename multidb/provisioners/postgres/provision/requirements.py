@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from multidb.errors import NotAllowed
-from multidb.model import App
+from multidb.model import App, Server
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.resources import MAINTAIN_SINCE, PostgresFacts
 
 __all__ = ["unmet"]
 
 
-def unmet(apps: Iterable[App], facts: PostgresFacts) -> Iterator[tuple[str, NotAllowed]]:
+def unmet(apps: Iterable[App], facts: PostgresFacts, server: Server | None = None) -> Iterator[tuple[str, NotAllowed]]:
     """By app, why it cannot have what it asks for. A login that owns its tables maintains them in every version."""
     for app in apps:
         options = AppOptions.of(app.stores[STORE])
+        if options.schema_name is not None and server is not None and (alone := _alone(app, options, server)):
+            yield app.id, NotAllowed(alone, where=f"app {app.id}", hint="let all apps of the database have one server")
         if options.schema_name == facts.admin:
             yield (
                 app.id,
@@ -36,3 +38,11 @@ def unmet(apps: Iterable[App], facts: PostgresFacts) -> Iterator[tuple[str, NotA
                     f"migrations do it: multidb connect {app.id} --migrate -- psql -c 'REFRESH ...'",
                 ),
             )
+
+
+def _alone(app: App, options: AppOptions, server: Server) -> str:
+    """Why the app cannot share a database with others on its server, as a sentence; nothing where it can."""
+    if server.app is not None:
+        return f"{app.id} is to share database {options.database}, and has a server to itself"
+    away = [other for other in options.reads if not server.serves(other)]
+    return f"{app.id} is to read {', '.join(away)} in database {options.database}, on another server" if away else ""

@@ -124,7 +124,7 @@ class PostgresSession:
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._main.ask(query, parameters, self._server.timeout), inspection)
         resources = list(catalog.without_known(overview.resources, inspection.context.known))
-        inspection.unread.update(unmet(inspection.apps, self._facts))
+        inspection.unread.update(unmet(inspection.apps, self._facts, inspection.context.server))
         if inspection.deep and not self._facts.superuser:
             resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
         entered: list[catalog.InteriorStatus] = []

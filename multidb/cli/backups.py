@@ -104,7 +104,7 @@ def _show_archives(output: Output, archives: Sequence[Archived]) -> None:
     rows = [
         (
             there.server,
-            moment_in_words(stream.window.since) if stream.window else stream.problem or "no moment yet",
+            moment_in_words(stream.window.first) if stream.window else stream.problem or "no moment yet",
             moment_in_words(stream.window.until) if stream.window else "",
             str(len(stream.usable)),
             size_in_words(stream.stored_size),

@@ -230,13 +230,13 @@ class _Archiving:
             self._progress(self._server.name, "archiving", float(number), float(len(names)))
             self._ship(spool / name, folder)
         self._write_positions(folder, note, received)
+        last = max(received.files, default=note["last"])
+        note = {**note, "last": last, "snapshot": received.snapshot, "when": received.when.isoformat()}
+        self._remember(note)  # before the server forgets it: what comes after that would look like a gap
         archive.acknowledge(self._slot, received)
         for name in names:
             (spool / name).unlink(missing_ok=True)
         self._done = replace(self._done, files=self._done.files + len(received.files))
-        last = max(received.files, default=note["last"])
-        note = {**note, "last": last, "snapshot": received.snapshot, "when": received.when.isoformat()}
-        self._remember(note)
         return note
 
     def _remember(self, note: Mapping[str, Any]) -> None:

@@ -104,7 +104,12 @@ class Window:
 
     def __str__(self) -> str:
         length = time_in_words(self.until - self.since)
-        return f"{self.since:%Y-%m-%d %H:%M:%S} to {self.until:%Y-%m-%d %H:%M:%S} UTC ({length})"
+        return f"{self.first:%Y-%m-%d %H:%M:%S} to {self.until:%Y-%m-%d %H:%M:%S} UTC ({length})"
+
+    @property
+    def first(self) -> datetime:
+        """The first whole second in it, as it is said."""
+        return (self.since + timedelta(microseconds=999_999)).replace(microsecond=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ class Stream:
         ends = [base.base.ended for base in self.usable if base.base is not None]
         if self.positions is None or not ends:
             return None
-        since = (min(ends) + timedelta(seconds=1)).replace(microsecond=0)  # as it is said, and can be asked for
+        since = min(ends)
         return Window(since, self.positions.until) if since <= self.positions.until else None
 
     @property

@@ -315,7 +315,7 @@ def _window_hint(engine: Engine, server: Server, targets: Sequence[str] | None) 
     windows = list(dict.fromkeys(str(window) for archived in there for window in archived.windows))
     if windows:
         newest = max(window.until for archived in there for window in archived.windows)
-        return f"it has any moment from {'; and '.join(windows)}; the newest: --at '{newest:%Y-%m-%d %H:%M:%S}'"
+        return f"it has any moment from {'; and '.join(windows)}; the newest: --at '{newest:%Y-%m-%d %H:%M:%S.%f}'"
     problems = [stream.problem for archived in there for stream in archived.streams if stream.problem]
     if problems:
         return f"what is archived of server {server.name} cannot be used: {problems[0]}; restore the project's secrets"

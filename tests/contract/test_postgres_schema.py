@@ -177,7 +177,6 @@ def test_what_is_changed_by_hand_is_seen_and_put_back(site: Site, apps: tuple[Ap
     names = {"database": database, "schema": schema, "app": brain.id, "other": commerce.id}
     as_who = {
         "the reader may write": f"{brain.id}_owner",
-        "a table of somebody else's": SUPERUSER,
         "a login looks elsewhere": SUPERUSER,
         "the schema is the app's": SUPERUSER,
         "the owner gives everybody what it makes": SUPERUSER,

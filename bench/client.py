@@ -1,6 +1,6 @@
 """What the client for apps costs over the bare drivers: a search, a GET, a SELECT, each many times in turns.
 
-The search is on Qdrant's local mode, which has no network in it: on a server the same microseconds are a smaller part.
+The search is on a server where `qdrant` is on the PATH, else in local mode, which has no network in it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -44,54 +45,59 @@ def measure() -> list[Result]:
     return [*_servers(), _search()]
 
 
-def _servers() -> list[Result]:
-    results = []
-    with project("  ann: {stores: [postgres, redis], redis: {isolation: prefix}}\n") as folder:
+@contextmanager
+def _ann(entry: str) -> Iterator[dict[str, str]]:
+    """The variables of an app with that entry, on servers of its own."""
+    with project(f"  ann: {entry}\n") as folder:
         engine = open_engine(folder)
         error = engine.apply().error()
         assert error is None, error
         found = environment(engine.fleet, "ann").env
-        variables = {name: revealed(value) for name, value in found.items()}
-        with connect(variables=variables) as place:
-            ours: Any = place.redis
-            bare = redis.Redis.from_url(variables["REDIS_URL"])
-            ours.set("key", "value")
+        yield {name: revealed(value) for name, value in found.items()}
 
-            def get() -> None:
-                assert ours.get("key") == b"value"
 
-            def bare_get() -> None:
-                assert bare.get("ann:key") == b"value"
+def _servers() -> list[Result]:
+    results = []
+    with (
+        _ann("{stores: [postgres, redis], redis: {isolation: prefix}}") as variables,
+        connect(variables=variables) as place,
+    ):
+        ours: Any = place.redis
+        bare = redis.Redis.from_url(variables["REDIS_URL"])
+        ours.set("key", "value")
 
-            results.append(_row("GET on Valkey, prefix mode", *in_turns(get, bare_get), "redis-py"))
-            pool = ConnectionPool(variables["DATABASE_URL"], min_size=1, max_size=4, open=True)
+        def get() -> None:
+            assert ours.get("key") == b"value"
 
-            def select(of: Any) -> Callable[[], None]:
-                def work() -> None:
-                    with of.connection() as connection:
-                        assert connection.execute("SELECT 1").fetchone() == (1,)
+        def bare_get() -> None:
+            assert bare.get("ann:key") == b"value"
 
-                return work
+        results.append(_row("GET on Valkey, prefix mode", *in_turns(get, bare_get), "redis-py"))
+        pool = ConnectionPool(variables["DATABASE_URL"], min_size=1, max_size=4, open=True)
 
-            seconds = in_turns(select(place.postgres.pool), select(pool))
-            results.append(_row("SELECT on Postgres, from a pool", *seconds, "psycopg_pool"))
-            pool.close()
-            bare.close()
+        def select(of: Any) -> Callable[[], None]:
+            def work() -> None:
+                with of.connection() as connection:
+                    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+            return work
+
+        seconds = in_turns(select(place.postgres.pool), select(pool))
+        results.append(_row("SELECT on Postgres, from a pool", *seconds, "psycopg_pool"))
+        pool.close()
+        bare.close()
     return results
 
 
 def _search() -> Result:
-    variables = {
-        "APP_NAME": "ann",
-        "APP_TENANT_ID": "ann",
-        "QDRANT_PATH": ":memory:",
-        "QDRANT_COLLECTION_PREFIX": "ann_",
-    }
-    with warnings.catch_warnings(), connect(variables=variables) as place:
+    with (
+        warnings.catch_warnings(),
+        _ann(f"{{stores: [qdrant], qdrant: {{collections: {{docs: {{size: {SIZE}}}}}}}}}") as variables,
+        connect(variables=variables) as place,
+    ):
         warnings.simplefilter("ignore")
         ours: Any = place.qdrant
         bare = ours._client.connection.bare
-        bare.create_collection("ann_docs", models.VectorParams(size=SIZE, distance=models.Distance.COSINE))
         vectors = [[byte / 255 for byte in os.urandom(SIZE)] for _ in range(POINTS)]
         ours.upload_collection("docs", vectors, batch_size=1000, wait=True)
         mine = models.FieldCondition(key="tenant_id", match=models.MatchValue(value="ann"))
@@ -104,7 +110,8 @@ def _search() -> Result:
             assert len(bare.query_points("ann_docs", query=vectors[0], query_filter=where, limit=5).points) == 5
 
         seconds = in_turns(search, bare_search, 20)
-    return _row(f"search among {POINTS:,} points of {SIZE}, local mode", *seconds, "qdrant-client, the same filter")
+        mode = "local mode" if "QDRANT_PATH" in variables else "a server"
+    return _row(f"search among {POINTS:,} points of {SIZE}, {mode}", *seconds, "qdrant-client, the same filter")
 
 
 def _row(name: str, ours: float, bare: float, floor: str) -> Result:

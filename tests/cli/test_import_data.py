@@ -91,6 +91,26 @@ def test_it_says_what_would_come_and_changes_nothing(folder: Folder, old: str) -
     assert PASSWORD not in done.out + done.err
 
 
+def test_a_login_reads_what_it_may_as_the_role_that_it_becomes(folder: Folder, source: Cluster) -> None:
+    """As the logins of apps are, which multidb has made."""
+    odd = '"Their ""role\'s"'
+    source.sql(
+        "CREATE DATABASE older", f"CREATE ROLE {odd}", f"CREATE ROLE worker LOGIN NOINHERIT PASSWORD '{PASSWORD}'"
+    )
+    source.sql(f"GRANT {odd} TO worker WITH INHERIT FALSE, SET TRUE", f"GRANT CREATE ON DATABASE older TO {odd}")
+    source.sql(f"SET ROLE {odd}", "CREATE SCHEMA own", "CREATE TABLE own.t AS SELECT 7 AS a", database="older")
+    where = f"postgresql://worker@127.0.0.1:{source.port}/older"
+    try:
+        refused = run(folder, "shop", "--from-postgres", where, "--yes")
+        assert (refused.code, "worker may not read table own.t" in refused.out + refused.err) == (3, True)
+        source.sql(f"ALTER ROLE worker SET role = {odd}")
+        done = run(folder, "shop", "--from-postgres", where, "--yes")
+        assert done.code == 0, done.out + done.err
+        assert there(folder) == ["own.t"]
+    finally:
+        source.sql("DROP DATABASE older WITH (FORCE)", "DROP ROLE worker", f"DROP ROLE {odd}")
+
+
 def test_it_brings_everything_and_the_app_has_it(folder: Folder, old: str, source: Cluster) -> None:
     done = run(folder, "shop", "--from-postgres", old, "--yes")
     assert done.code == 0, done.out + done.err

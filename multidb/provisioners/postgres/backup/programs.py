@@ -218,7 +218,7 @@ def address(program: Program, server: Server, database: str, version: int = OLDE
 
 
 def dump_arguments(
-    address: str, snapshot: str, without_rows: Sequence[str] = (), schema: str | None = None
+    address: str, snapshot: str, without_rows: Sequence[str] = (), schema: str | None = None, role: str = ""
 ) -> list[str]:
     """Writes a whole database, or one schema of it, as of an exported snapshot, to standard output.
 
@@ -228,10 +228,12 @@ def dump_arguments(
     Args:
         without_rows: tables (patterns of psql) whose rows are left out.
         schema: the only one that is written: without extensions and large objects. None: all.
+        role: that the login becomes first; empty: it stays what it is.
     """
-    only = [f"--schema={identifier(schema)}"] if schema is not None else []
+    first = [f"--schema={identifier(schema)}"] if schema is not None else []
+    first += [f"--role={role}"] if role else []
     return [
-        *only,
+        *first,
         *("--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
         *(f"--exclude-table-data={table}" for table in without_rows),
         *("--lock-wait-timeout=60s", f"--snapshot={snapshot}", f"--dbname={address}"),

@@ -27,7 +27,7 @@ from multidb.provisioners.postgres.driver.connection import Connection, SessionO
 from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.provision.options import STORE
-from multidb.provisioners.postgres.provision.quoting import literal
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
 __all__ = ["PostgresSource"]
 
@@ -67,6 +67,12 @@ SELECT json_build_object(
   'functions', (SELECT count(*) FROM pg_proc WHERE oid >= 16384),
   'large objects', (SELECT count(*) FROM pg_largeobject_metadata))"""
 _MOMENT: Final = "SELECT pg_current_snapshot()::text"
+# The role that the login becomes in this database by its own settings: it may have its rights through that alone.
+_ROLE: Final = """
+SELECT coalesce((SELECT substr(line, 6) FROM pg_db_role_setting s, unnest(s.setconfig) line, pg_roles r, pg_database d
+  WHERE line LIKE 'role=_%' AND line <> 'role=none' AND r.rolname = session_user AND s.setrole = r.oid
+    AND d.datname = current_database() AND s.setdatabase IN (0, d.oid)
+  ORDER BY s.setdatabase DESC LIMIT 1), '')"""
 
 
 class PostgresSource:
@@ -97,6 +103,9 @@ class PostgresSource:
                 hint="dump it with the pg_dump of a newer release (pg_dump --format=custom), and import the file",
             )
         self._connection.execute(*contents.READING, contents.STATEMENT_LIMIT)
+        self._role = self._connection.ask(_ROLE)
+        if self._role:
+            self._connection.execute(f"SET ROLE {identifier(self._role)}")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -251,7 +260,7 @@ class PostgresSource:
             part = self._part(app, program, locale)
             left_out = [pattern for pattern, *_ in json.loads(ask(configuration.KEPT_BACK))]
             tables = self._held(connection)
-            arguments = programs.dump_arguments(self._address(program), snapshot, left_out)
+            arguments = programs.dump_arguments(self._address(program), snapshot, left_out, role=self._role)
             with ThreadPoolExecutor(1) as beside:
                 measuring = beside.submit(contents.measures, ask, tables)
                 try:

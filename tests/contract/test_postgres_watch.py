@@ -568,6 +568,7 @@ def test_removed_with_sessions_dependents_elsewhere_and_prepared_transactions(si
         sql(
             f"CREATE SCHEMA theirs AUTHORIZATION {app.id}_owner",
             f"GRANT USAGE ON SCHEMA public TO {app.id}_ro",
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE {app.id}_owner GRANT SELECT ON TABLES TO {app.id}_ro",
             database=other.id,
         )
         sql(f"CREATE ROLE {app.id}_mine", f"ALTER DATABASE {app.id} IS_TEMPLATE true")

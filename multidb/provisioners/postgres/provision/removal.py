@@ -227,8 +227,15 @@ def _removed(
     for database in remains.elsewhere:
         scope = remains.scope(database)
         yield Statement(f"REASSIGN OWNED BY {roles} TO {heir}", scope=scope, atomic=True)
-        yield Statement(f"DROP OWNED BY {roles}", scope=scope, atomic=True)
+        yield from _drops_of_owned(remains, owner, scope)
     yield Statement(f"DROP ROLE {roles}")
+
+
+def _drops_of_owned(remains: _Remains, owner: Owner, scope: str) -> Iterator[Statement]:
+    """Each role by itself, the owner last: what it gives others on what it will make is dropped with it, and a server
+    that is to drop both at once does not find it again (``could not find tuple for default ACL``)."""
+    for role in sorted(remains.roles, key=lambda name: (name == AppNames.of(owner.app).owner, name)):
+        yield Statement(f"DROP OWNED BY {identifier(role)}", scope=scope, atomic=True)
 
 
 def _leaving(
@@ -240,9 +247,7 @@ def _leaving(
         if last:  # before the last right there goes, by which it is known
             comment = literal(mark(Owner(owner.project, database), VACANT))
             yield Statement(f"COMMENT ON DATABASE {identifier(database)} IS {comment}", scope=scope, atomic=True)
-        # What others have made of it is in the way, and is named by the server: nothing of theirs goes with it. Each by
-        # itself, the owner last: what it gives on what it will make is dropped with it, and no more to be found then.
-        for role in sorted(remains.roles, key=lambda name: (name == AppNames.of(owner.app).owner, name)):
-            yield Statement(f"DROP OWNED BY {identifier(role)}", scope=scope, atomic=True)
+        # What others have made of it is in the way, and is named by the server: nothing of theirs goes with it.
+        yield from _drops_of_owned(remains, owner, scope)
         for name in names:
             yield Statement(f"DROP SCHEMA {identifier(name)}", scope=scope, atomic=True)

@@ -14,20 +14,15 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from multidb.errors import UsageError
-from multidb.model import SourceLocation
+from multidb.model import SourceLocation, password_variable
 from multidb.provisioners import provisioner
 from multidb.secret_source import SecretSource
 from multidb.secrets import Secret
 
-__all__ = ["password_variable", "source_location"]
+__all__ = ["source_location"]
 
 _REFERENCE: Final = re.compile(r"(env|file):(.+)", re.DOTALL)
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def password_variable(store: str) -> str:
-    """The environment variable in which the password of the store's source is looked for."""
-    return f"MULTIDB_IMPORT_{re.sub('[^A-Z0-9]', '_', store.upper())}_PASSWORD"
 
 
 def source_location(store: str, text: str, environ: Mapping[str, str], root: Path) -> SourceLocation:

@@ -87,6 +87,7 @@ from multidb.model.importing import (
     SourceLocation,
     Survey,
     at_source,
+    password_variable,
 )
 from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
@@ -194,6 +195,7 @@ __all__ = [
     "Tenant",
     "Unread",
     "at_source",
+    "password_variable",
     "bytes_of",
     "counted",
     "duration_of",

@@ -6,6 +6,7 @@ wrote it; nothing is run there but what reads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ __all__ = [
     "SourceLocation",
     "Survey",
     "at_source",
+    "password_variable",
 ]
 
 
@@ -219,10 +221,15 @@ class FollowingArchive(ImportArchive, Protocol):
         """The place follows nothing any more; the source is not asked. Done already is fine."""
 
 
+def password_variable(store: str) -> str:
+    """The environment variable in which the password of the store's source is looked for."""
+    return f"MULTIDB_IMPORT_{re.sub('[^A-Z0-9]', '_', store.upper())}_PASSWORD"
+
+
 @contextmanager
 def at_source(location: SourceLocation, store: str) -> Iterator[None]:
     """In the block, what goes wrong with a server is said of the source, with what to do about it there."""
-    option, variable = f"--from-{store}", f"MULTIDB_IMPORT_{store.upper()}_PASSWORD"
+    option, variable = f"--from-{store}", password_variable(store)
     hints = {
         AuthenticationFailed: f"correct the user in {option}, or its password in {variable}",
         NotAllowed: "use a login there that may read all that is to be imported",

@@ -138,10 +138,10 @@ def test_it_brings_everything_and_the_app_has_it(folder: Folder, old: str, sourc
 
 STEPS = (
     "multidb.provisioners.postgres.backup.restore:restore",
-    "multidb.backup.places:differences",
-    "multidb.backup.importing:require_unbound#2",
+    pytest.param("multidb.backup.places:differences", marks=pytest.mark.rare),
+    pytest.param("multidb.backup.importing:require_unbound#2", marks=pytest.mark.rare),
     "multidb.provisioners.postgres.backup.place_databases:_exchange",
-    "multidb.backup.importing:durability",
+    pytest.param("multidb.backup.importing:durability", marks=pytest.mark.rare),
 )
 
 
@@ -232,6 +232,7 @@ def test_the_whole_address_may_be_kept_elsewhere(folder: Folder, old: str) -> No
         assert (done.code, PASSWORD in done.out + done.err) == (0, False), done.err
 
 
+@pytest.mark.rare
 def test_an_encoding_stays_as_it_was(folder: Folder, source: Cluster) -> None:
     source.sql("CREATE DATABASE latin TEMPLATE template0 ENCODING LATIN1 LC_COLLATE 'C' LC_CTYPE 'C'")
     try:
@@ -258,6 +259,7 @@ def test_an_extension_that_takes_an_admin_has_to_be_in_the_manifest(folder: Fold
     assert "sales.orders" in there(folder)
 
 
+@pytest.mark.rare
 def test_from_an_older_server_everything_comes_in_its_version(folder: Folder) -> None:
     with cluster(15) as older:
         older.sql(f"CREATE ROLE {READER} LOGIN PASSWORD '{PASSWORD}' IN ROLE pg_read_all_data", "CREATE DATABASE old")
@@ -288,7 +290,7 @@ def dumped(source: Cluster, path: Path, *options: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", ["custom", "directory"])
+@pytest.mark.parametrize("form", ["custom", pytest.param("directory", marks=pytest.mark.rare)])
 def test_a_dump_is_loaded_as_it_lies(folder: Folder, old: str, source: Cluster, tmp_path: Path, form: str) -> None:
     dump = dumped(source, tmp_path / "old.dump", f"--format={form}")
     seen = run(folder, "shop", "--from-postgres", str(dump), "--json")

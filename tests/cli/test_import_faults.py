@@ -70,6 +70,7 @@ def versions(folder: Folder) -> list[tuple[int, int]]:
         return list(connection.execute("SELECT version, count(*) FROM lines GROUP BY version"))
 
 
+@pytest.mark.rare
 def test_killed_at_any_moment_the_app_has_all_of_one_or_all_of_the_other(folder: Folder, source: Cluster) -> None:
     seed = int(os.environ.get("MULTIDB_TEST_SEED") or random.randrange(10**6))
     print(f"seed {seed}")
@@ -106,9 +107,9 @@ def test_killed_at_any_moment_the_app_has_all_of_one_or_all_of_the_other(folder:
 @pytest.mark.parametrize(
     "step",
     [
-        "multidb.provisioners.postgres.backup.source:PostgresSource._held",
+        pytest.param("multidb.provisioners.postgres.backup.source:PostgresSource._held", marks=pytest.mark.rare),
         "multidb.provisioners.postgres.backup.restore:_spool",
-        "multidb.provisioners.postgres.backup.source:PostgresSource.measure",
+        pytest.param("multidb.provisioners.postgres.backup.source:PostgresSource.measure", marks=pytest.mark.rare),
     ],
 )
 def test_a_source_that_is_gone_in_the_middle_is_one_error_and_the_same_goes_on(
@@ -165,6 +166,7 @@ finally:
 """
 
 
+@pytest.mark.rare
 @pytest.mark.skipif(sys.platform != "linux", reason="the most memory of a process is read from /proc")
 def test_memory_does_not_grow_with_the_data(folder: Folder, source: Cluster) -> None:
     peaks = []

@@ -198,6 +198,7 @@ def test_given_up_nothing_is_left_and_the_source_is_written_again(folder: Folder
     assert run(folder, "--live").code == 2
 
 
+@pytest.mark.rare
 def test_servers_that_start_anew_meanwhile_cost_nothing(folder: Folder, old: str, source: Cluster) -> None:
     assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
     source.sql("INSERT INTO orders (note) VALUES ('before')", database="old")
@@ -212,6 +213,7 @@ def test_servers_that_start_anew_meanwhile_cost_nothing(folder: Folder, old: str
     assert left_at(source) == [("{default_transaction_read_only=on}",)]
 
 
+@pytest.mark.rare
 def test_given_up_while_the_source_is_gone_it_says_what_is_left_there(
     folder: Folder, old: str, source: Cluster
 ) -> None:
@@ -258,6 +260,7 @@ STEPS = (
 )
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_a_step_it_goes_on_or_is_given_up(folder: Folder, old: str, source: Cluster, step: str) -> None:
     live = ("import", "shop", "--from-postgres", old, "--live", "--yes")

@@ -247,6 +247,7 @@ def test_what_was_changed_on_the_target_is_not_brought_up(folder: Folder, moment
     folder.ok("restore", "ann", "--at", moments["thousand"], "--replace")
 
 
+@pytest.mark.rare
 def test_killed_anywhere_nothing_is_left_running_and_the_next_run_goes_on(
     folder: Folder, moments: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
@@ -387,6 +388,7 @@ def test_turned_off_the_server_keeps_nothing_for_it(folder: Folder) -> None:
         folder.manifest(MANIFEST % ARCHIVED)
 
 
+@pytest.mark.rare
 def test_rounds_that_are_killed_leave_no_gap(folder: Folder) -> None:
     folder.ok("backup", "--due")
     seed = random.randrange(10**6)
@@ -412,6 +414,7 @@ def test_rounds_that_are_killed_leave_no_gap(folder: Folder) -> None:
             assert ann.execute("SELECT max(id) FROM steps").fetchone() == (number,)
 
 
+@pytest.mark.rare
 def test_a_server_that_exists_already_is_archived_and_its_copy_is_brought_up_here(folder: Folder) -> None:
     secret = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
     assert secret is not None
@@ -442,6 +445,7 @@ def test_a_server_that_exists_already_is_archived_and_its_copy_is_brought_up_her
         assert left.fetchone() == (0,)
 
 
+@pytest.mark.rare
 def test_the_watch_archives_beside_its_other_work(folder: Folder) -> None:
     moment = now().replace(" ", "T")
     with database(folder, "ann") as ann:

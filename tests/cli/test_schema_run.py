@@ -88,6 +88,7 @@ def test_sets_and_copies_are_of_one_schema(folder: Folder) -> None:
     assert count(folder, "commerce", "mind.notes") == 20000
 
 
+@pytest.mark.rare
 def test_killed_anywhere_a_restore_leaves_the_old_or_the_new(folder: Folder) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")

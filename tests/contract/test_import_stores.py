@@ -224,7 +224,7 @@ def _put(real: RealServer, numbers: Any) -> None:
 PLACES = {"redis": in_redis, "neo4j": in_neo4j, "qdrant": in_qdrant}
 
 
-@pytest.fixture(scope="module", params=["redis", pytest.param("neo4j", marks=pytest.mark.slow), "qdrant"])
+@pytest.fixture(scope="module", params=["redis", pytest.param("neo4j", marks=pytest.mark.rare), "qdrant"])
 def moved(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Elsewhere, Folder]]:

@@ -97,6 +97,7 @@ def test_everything_comes_along(elsewhere: RealServer, here: RealServer) -> None
     assert schema(here) == schema(elsewhere) == before
 
 
+@pytest.mark.rare
 def test_a_run_that_ends_in_the_middle_leaves_nothing_that_counts_and_the_next_begins_anew(
     elsewhere: RealServer, here: RealServer
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_run_that_ends_in_the_middle_leaves_nothing_that_counts_and_the_next_b
         assert archive.measure(place) == graph.measure(APP, CONTEXT)
 
 
+@pytest.mark.rare
 def test_an_app_with_a_label_gets_the_nodes_and_not_the_schema(elsewhere: RealServer, here: RealServer) -> None:
     facts = Neo4jFacts("Neo4j", "2026.08.1", labelled=(Owner("digi", "lernmi"),))
     context = StoreContext("digi", facts)
@@ -137,6 +139,7 @@ def test_an_app_with_a_label_gets_the_nodes_and_not_the_schema(elsewhere: RealSe
     as_admin(here, "DROP INDEX multidb_digi_LABELS_lernmi", database="neo4j")
 
 
+@pytest.mark.rare
 def test_what_a_community_server_cannot_have_is_a_loss_and_what_an_exchange_cannot_is_an_obstacle(
     elsewhere: RealServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ class Neighbours:
             return connection.execute("SELECT a FROM precious ORDER BY a").fetchall()
 
 
-@pytest.fixture(scope="module", params=[18, 15])
+@pytest.fixture(scope="module", params=[18, pytest.param(15, marks=pytest.mark.rare)])
 def neighbours(request: pytest.FixtureRequest) -> Iterator[Neighbours]:
     with cluster(request.param, **LOGGING) as served:
         site = Site(served, SUPERUSER)

@@ -125,7 +125,30 @@ STATE = {
         "paused": {"ann": {}},
         "verifying": {"ann": {"stores": ["postgres"]}},
         "restoring": {"ann": {"set": ID, "of": "ann", "target": "sets/", "stores": ["postgres"], "phase": "loading"}},
+        "importing": {"ann": {"sources": {"postgres": "postgresql://a@h/d"}, "phase": "loading"}},
+        "following": {
+            "ann": {
+                "sources": {"postgres": "postgresql://a@h/d"},
+                "typed": {"postgres": "env:OLD"},
+                "mark": "multidb_1",
+                "phase": "following",
+                "since": WHEN,
+            }
+        },
         "copying": {"ann": {"id": ID, "from": "a", "to": ["b"]}},
+    },
+    "continuous": {
+        "postgres": {
+            "stream": "20261121T140502Z",
+            "identity": "7",
+            "last": "000000010000000000000007",
+            "snapshot": "7:7:",
+            "since": WHEN,
+            "when": WHEN,
+            "base": WHEN,
+            "base_id": ID,
+            "failed": {"when": WHEN, "message": "m"},
+        }
     },
     "backups": {
         "ann": {

@@ -23,8 +23,10 @@ LONG = {
     "clone-for-staging",
     "remove-an-app",
     "rename-an-app",
+    "run-in-ci",
+    "share-a-database",
     "use-a-second-machine",
-}  # what the tour does, at length
+}  # what the tour or other tests do, at length
 SECRETS = 'json.load(open(".multidb/secrets.json"))["secrets"]'
 ADMIN_PASSWORD = f"""python3 -c 'import json; print({SECRETS}["@postgres/postgres/admin"])'"""
 

@@ -465,7 +465,7 @@ def _case(major: int, admin: str, **options: Any) -> StoreCase:
         refused="CREATE ROLE typed",
         session=_session,
         clients=CLIENTS,
-        rare=(major, admin) == (15, PLATFORM),
+        rare=major == 15,
         threats=_THREATS + (_SPLIT_THREATS if options.get("roles") == "split" else ()),
     )
 

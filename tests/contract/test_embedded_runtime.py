@@ -903,6 +903,7 @@ def test_a_real_qdrant_asks_for_its_key(place: Callable[..., Place]) -> None:
     assert it.up()["qdrant"].server == server
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_an_app_that_has_locked_multidb_out_of_its_neo4j(
     place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch

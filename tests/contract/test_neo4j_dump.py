@@ -162,7 +162,9 @@ def test_a_set_that_is_no_backup_stops_nothing(folder: Folder) -> None:
     assert folder.ok("status", "--json").json()["servers"][0]["pid"] == before
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), pytest.param(signal.SIGINT, 130, marks=pytest.mark.rare)]
+)
 def test_interrupted_the_server_and_the_logins_come_back(folder: Folder, number: signal.Signals, code: int) -> None:
     before = nodes(folder)
     process = subprocess.Popen(
@@ -241,6 +243,7 @@ def test_a_server_that_must_not_be_stopped_refuses_a_dump(folder: Folder) -> Non
             archive.restore(place, part, Files(), unwatched)
 
 
+@pytest.mark.rare
 @pytest.mark.timeout(1800)
 def test_a_dump_that_another_tool_has_made_is_imported(folder: Folder) -> None:
     found = engine(folder)

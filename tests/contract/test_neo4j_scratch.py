@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None: ...
 
 
+@pytest.mark.rare
 def test_a_scratch_server_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:
     apps = {"lernmi": App("lernmi", "lernmi", {"neo4j": AppOptions()})}
     project = Project(

@@ -86,7 +86,7 @@ class Site:
         return self.served.sql(f"SELECT rolcanlogin FROM pg_roles WHERE rolname = '{app}_user'") == [(True,)]
 
 
-@pytest.fixture(params=[SUPERUSER, PLATFORM])
+@pytest.fixture(params=[SUPERUSER, pytest.param(PLATFORM, marks=pytest.mark.rare)])
 def site(request: pytest.FixtureRequest, served: Cluster, tmp_path: Path) -> Iterator[Site]:
     site = Site(served, request.param, tmp_path)
     report = site.engine().apply()

@@ -77,7 +77,7 @@ SELECT lo_from_bytea(4711, 'abc');
 """
 
 
-@pytest.fixture(scope="module", params=[18, 15])
+@pytest.fixture(scope="module", params=[18, pytest.param(15, marks=pytest.mark.rare)])
 def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     prefix = "<%u@%d> "
     with cluster(request.param, log_statement="all", log_line_prefix=prefix, max_prepared_transactions="5") as made:

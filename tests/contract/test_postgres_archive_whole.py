@@ -319,7 +319,7 @@ def test_a_set_sets_nothing_that_takes_an_admin(site: Site) -> None:
 # --- what is bound to a database ---
 
 
-@pytest.fixture(scope="module", params=[18, 15])
+@pytest.fixture(scope="module", params=[18, pytest.param(15, marks=pytest.mark.rare)])
 def replicating(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with cluster(request.param, wal_level="logical", max_prepared_transactions="5") as made:
         yield made

@@ -55,7 +55,7 @@ class Stage:
         self.site.served.sql(*session, database=database)
 
 
-@pytest.fixture(scope="module", params=[18, 15])
+@pytest.fixture(scope="module", params=[18, pytest.param(15, marks=pytest.mark.rare)])
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     with cluster(request.param) as served:
         site = Site(served)

@@ -77,7 +77,7 @@ _TRAPS = (
 )
 
 
-@pytest.fixture(scope="module", params=[18, 15])
+@pytest.fixture(scope="module", params=[18, pytest.param(15, marks=pytest.mark.rare)])
 def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with cluster(request.param) as made:
         made.sql(

@@ -10,8 +10,8 @@ from tests.hostile.postgres_promises import PostgresPromises
 from tests.hostile.scenario import Case, Scenario, scenario
 from tests.support.postgres_servers import PLATFORM, SUPERUSER
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
-CASES = [Case(15, PLATFORM, "split"), pytest.param(Case(15, SUPERUSER, "simple"), marks=pytest.mark.rare)]
+pytestmark = [pytest.mark.server, pytest.mark.rare]
+CASES = [Case(15, PLATFORM, "split"), Case(15, SUPERUSER, "simple")]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)

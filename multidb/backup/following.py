@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from multidb.backup.importing import ImportRequest, changed_words, importing_app, source_of
 from multidb.backup.journal import FOLLOWING, Journal
@@ -140,10 +140,17 @@ def lags(engine: Engine, request: ImportRequest, progress: Progress) -> dict[str
         MultidbError: a source or a server cannot be asked.
     """
     app, note = importing_app(engine, request), _note(engine, request)
-    return {
-        store: archive.lag(place, source, note["mark"])
-        for store, source, archive, place, _ in _opened(engine, request, app, note)
-    }
+    by_store = {}
+    for store in request.sources:
+        with _opened(engine, request, app, store) as one:
+            if one.place is None or note["phase"] == _BEGINNING:
+                raise Refused(
+                    f"it was interrupted before everything of {store} was copied",
+                    where=f"app {app.id}",
+                    hint=f"give it up: multidb import {app.id} --abort; then begin again",
+                )
+            by_store[store] = one.archive.lag(one.place, one.source, note["mark"])
+    return by_store
 
 
 def cut_over(engine: Engine, request: ImportRequest, progress: Progress) -> CutOver:
@@ -170,7 +177,7 @@ def cut_over(engine: Engine, request: ImportRequest, progress: Progress) -> CutO
             before = safety_set(engine, app.id, taken, progress)
     began = time.monotonic()
     with ExitStack() as stack:
-        opened = [stack.enter_context(_held(one)) for one in _opening(engine, request, app)]
+        opened = [stack.enter_context(_opened(engine, request, app, store)) for store in stores]
         if note["phase"] != _EXCHANGING:
             _bring_to_an_end(opened, note, request, app, journal, progress)
         for store, _, archive, place, context in opened:
@@ -207,7 +214,14 @@ def abort_following(engine: Engine, request: ImportRequest, progress: Progress) 
     return left
 
 
-_Opened = tuple[str, FollowedSource, FollowingArchive, "Place | None", StoreContext]
+class _Opened(NamedTuple):
+    """One store of an import that follows its source."""
+
+    store: str
+    source: FollowedSource
+    archive: FollowingArchive
+    place: Place | None  # None: it is gone, or was exchanged already
+    context: StoreContext
 
 
 def _bring_to_an_end(
@@ -284,41 +298,12 @@ def _archive(engine: Engine, server: Server) -> FollowingArchive:
     return archive
 
 
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    engine: Engine
-    request: ImportRequest
-    app: App
-    store: str
-    server: Server
-    context: StoreContext
-
-
-def _opening(engine: Engine, request: ImportRequest, app: App) -> Iterator[_Opening]:
-    for store, (server, context) in contexts_of(engine, app, list(request.sources), app.where).items():
-        yield _Opening(engine, request, app, store, server, context)
-
-
 @contextmanager
-def _held(opening: _Opening) -> Iterator[_Opened]:
-    app, context = opening.app, opening.context
-    with (
-        _followed(opening.request, opening.store) as source,
-        _archive(opening.engine, opening.server) as archive,
-    ):
-        yield opening.store, source, archive, left_place(archive, PlaceKind.NEW, app, context), context
-
-
-def _opened(engine: Engine, request: ImportRequest, app: App, note: Mapping[str, Any]) -> Iterator[Any]:
-    for opening in _opening(engine, request, app):
-        with _held(opening) as opened:
-            if opened[3] is None or note["phase"] == _BEGINNING:
-                raise Refused(
-                    f"it was interrupted before everything of {opened[0]} was copied",
-                    where=f"app {app.id}",
-                    hint=f"give it up: multidb import {app.id} --abort; then begin again",
-                )
-            yield opened
+def _opened(engine: Engine, request: ImportRequest, app: App, store: str) -> Iterator[_Opened]:
+    """One store's source, and the place that follows it, for the block."""
+    server, context = contexts_of(engine, app, [store], app.where)[store]
+    with _followed(request, store) as source, _archive(engine, server) as archive:
+        yield _Opened(store, source, archive, left_place(archive, PlaceKind.NEW, app, context), context)
 
 
 def _given_up(engine: Engine, request: ImportRequest, mark: str, progress: Progress) -> list[str]:

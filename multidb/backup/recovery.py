@@ -11,6 +11,7 @@ from multidb.backup.app_files.part import clear_scratch
 from multidb.backup.continuous.moments import clear_moments
 from multidb.backup.creation import ServerContexts, targets_of, turn_on
 from multidb.backup.encryption import Identities
+from multidb.backup.following import followed_import
 from multidb.backup.importing import finish_import
 from multidb.backup.journal import FOLLOWING, IMPORTING, MAKING, PAUSED, RESTORING, VERIFYING, Journal
 from multidb.backup.places import clear
@@ -96,11 +97,11 @@ def recover(
             except MultidbError as error:
                 problems[app] = error
     clear_moments(engine.state)
-    problems |= _begun_imports(journal, {*held, *going_on})
+    problems |= _begun_imports(engine, {*held, *going_on})
     return done, problems
 
 
-def _begun_imports(journal: Journal, own: set[str]) -> dict[str, MultidbError]:
+def _begun_imports(engine: Engine, own: set[str]) -> dict[str, MultidbError]:
     """Imports that were to follow their source, and whose run died while they were begun: the source keeps its log."""
     return {
         app: Refused(
@@ -108,8 +109,8 @@ def _begun_imports(journal: Journal, own: set[str]) -> dict[str, MultidbError]:
             where=f"app {app}",
             hint=f"give it up: multidb import {app} --abort; then begin again",
         )
-        for app, note in journal.open(FOLLOWING).items()
-        if note["phase"] == "copying" and app not in own
+        for app in Journal(engine.state).open(FOLLOWING)
+        if app not in own and (followed := followed_import(engine, app)) is not None and not followed.is_begun
     }
 
 

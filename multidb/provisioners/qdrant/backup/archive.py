@@ -44,6 +44,7 @@ from multidb.provisioners.qdrant.backup.making import Maker, mark_of, not_the_ap
 from multidb.provisioners.qdrant.backup.places import Collections, PlaceMark
 from multidb.provisioners.qdrant.backup.points import (
     Fingerprint,
+    joined,
     page_size,
     pages,
     read_lines,
@@ -120,7 +121,7 @@ class QdrantArchive:
                     fingerprint = self._scanned_snapshot(
                         name, details, app, progress, snapshot, before.get(name), apart
                     )
-            measures = _joined(measures, self._measures(kind, details, fingerprint))
+            measures = joined([measures, self._measures(kind, details, fingerprint)])
             entries.append(entry)
         after = self._catalog.operations()
         names = [name for name, _ in collections.values()]
@@ -163,11 +164,10 @@ class QdrantArchive:
 
     def measure(self, place: Place) -> Measures:
         """Counts and fingerprints, by the types of content."""
-        measures = Measures({}, {})
-        for kind, (name, details) in self._collections(place).items():
-            fingerprint = self._scanned(name, details, place.app, unwatched)
-            measures = _joined(measures, self._measures(kind, details, fingerprint))
-        return measures
+        return joined(
+            self._measures(kind, details, self._scanned(name, details, place.app, unwatched))
+            for kind, (name, details) in self._collections(place).items()
+        )
 
     def is_empty(self, place: Place) -> bool:
         """Whether no collection has a point."""
@@ -436,10 +436,6 @@ def _chunks(source: BinaryIO) -> Iterator[bytes]:
 
 def _same_count(before: Mapping[str, int], after: Mapping[str, int], name: str) -> bool:
     return name in before and before[name] == after.get(name)
-
-
-def _joined(one: Measures, other: Measures) -> Measures:
-    return Measures({**one.counts, **other.counts}, {**one.fingerprints, **other.fingerprints})
 
 
 def _minor(version: str) -> tuple[int, int]:

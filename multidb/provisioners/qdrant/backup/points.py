@@ -24,6 +24,7 @@ __all__ = [
     "Fingerprint",
     "Page",
     "Point",
+    "joined",
     "page_size",
     "pages",
     "read_lines",
@@ -275,3 +276,13 @@ def _number(*parts: bytes) -> int:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return int.from_bytes(digest.digest(), "little")
+
+
+def joined(measures: Iterable[Measures]) -> Measures:
+    """Those of several collections in one."""
+    counts: dict[str, int] = {}
+    fingerprints: dict[str, str] = {}
+    for one in measures:
+        counts |= one.counts
+        fingerprints |= one.fingerprints
+    return Measures(counts, fingerprints)

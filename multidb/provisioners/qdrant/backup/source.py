@@ -28,7 +28,7 @@ from multidb.model import (
     listed,
 )
 from multidb.provisioners.qdrant.backup.incoming import Incoming, obstacles, type_of
-from multidb.provisioners.qdrant.backup.points import Fingerprint, Point, page_size, pages
+from multidb.provisioners.qdrant.backup.points import Fingerprint, Point, joined, page_size, pages
 from multidb.provisioners.qdrant.backup.snapshot_file import SnapshotSource
 from multidb.provisioners.qdrant.backup.stamp import Stamp, now
 from multidb.provisioners.qdrant.driver.transport import (
@@ -198,10 +198,10 @@ class CollectionsSource:
             for page, _ in self.points(one, app):
                 fingerprint.add(page)
             measures.append(self.measured(one, fingerprint))
-        return _joined(measures)
+        return joined(measures)
 
     def copied(self) -> Measures | None:
-        return None if not self._fingerprints else _joined(self._fingerprints.values())
+        return None if not self._fingerprints else joined(self._fingerprints.values())
 
     def _http(self) -> Http:
         key = self._location.password
@@ -215,15 +215,6 @@ class CollectionsSource:
         if "qdrant" not in str(described.get("title", "")).lower():
             raise not_qdrant(self._server, "what answers there is not a Qdrant")
         return str(described.get("version", "of an unknown version"))
-
-
-def _joined(measures: Any) -> Measures:
-    counts: dict[str, int] = {}
-    fingerprints: dict[str, str] = {}
-    for one in measures:
-        counts |= one.counts
-        fingerprints |= one.fingerprints
-    return Measures(counts, fingerprints)
 
 
 def _foreign(app: App) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from multidb.state import ProjectState
-from tests.support.command import Folder, project_folder
-from tests.support.importing import MANIFEST, PASSWORD, databases, emptied, there
+from tests.support.command import Folder
+from tests.support.importing import MANIFEST, PASSWORD, databases, emptied, importing_project, there
 from tests.support.postgres_servers import Cluster, cluster
 from tests.support.stopped import go_on, kill, stopped_at
 
@@ -57,9 +57,7 @@ def old(source: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Folder]:
-    with project_folder("moving-", MANIFEST) as made:
-        made.ok("up")
-        made.ok("apply", "--yes")
+    with importing_project() as made:
         yield made
 
 

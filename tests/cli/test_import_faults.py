@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from multidb.state import ProjectState
-from tests.support.command import REPOSITORY, Folder, Ran, project_folder
-from tests.support.importing import MANIFEST, PASSWORD, databases, emptied, there
+from tests.support.command import REPOSITORY, Folder, Ran
+from tests.support.importing import PASSWORD, databases, emptied, importing_project, there
 from tests.support.postgres_servers import Cluster, cluster
 from tests.support.stopped import go_on, stopped_at
 
@@ -36,9 +36,7 @@ def source() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Folder]:
-    with project_folder("faults-", MANIFEST) as made:
-        made.ok("up")
-        made.ok("apply", "--yes")
+    with importing_project() as made:
         yield made
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
-from tests.support.command import Folder, Ran, project_folder
-from tests.support.importing import MANIFEST, PASSWORD, databases, emptied, there
+from tests.support.command import Folder, Ran
+from tests.support.importing import PASSWORD, databases, emptied, importing_project, there
 from tests.support.postgres_servers import Cluster, cluster
 from tests.support.stopped import kill, stopped_at
 
@@ -51,9 +51,7 @@ def old(source: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Folder]:
-    with project_folder("living-", MANIFEST) as made:
-        made.ok("up")
-        made.ok("apply", "--yes")
+    with importing_project() as made:
         yield made
 
 

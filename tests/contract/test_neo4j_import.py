@@ -26,6 +26,7 @@ from multidb.secrets import Secret
 from tests.contract.case_neo4j import as_admin, emptied
 from tests.contract.neo4j_sets import APP, CONTEXT, GRAPH, SCHEMA, VALUES, opened, quiet, schema
 from tests.support.case import RealServer
+from tests.support.checkpoints import Marks
 
 pytestmark = pytest.mark.server
 
@@ -58,19 +59,6 @@ def location(real: RealServer, password: str | None = None, path: str = "") -> S
     endpoint = real.server.endpoint
     text = f"bolt://neo4j@{endpoint.host}:{endpoint.port}{path}"
     return SourceLocation(text, text, None, Secret(password) if password else real.admin)
-
-
-class Marks:
-    """A `Checkpoint` in memory."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-
-    def done(self) -> frozenset[str]:
-        return frozenset(self.parts)
-
-    def add(self, part: str) -> None:
-        self.parts.append(part)
 
 
 def test_everything_comes_along(elsewhere: RealServer, here: RealServer) -> None:

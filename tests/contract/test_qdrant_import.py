@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tests.contract.case_qdrant import READ_ONLY_KEY, ask, local_folder, opened,
 from tests.contract.qdrant_driver import Driver, app
 from tests.contract.qdrant_sets import contents, one_long, put, quiet, rounded
 from tests.support.case import RealServer
+from tests.support.checkpoints import Killed, Marks
 
 pytestmark = pytest.mark.server
 
@@ -43,26 +44,6 @@ MADE: dict[str, dict[str, Any]] = {
     },
     "other": {"vectors": {"size": 2, "distance": "Dot"}},
 }
-
-
-class Marks:
-    """A `Checkpoint` in memory. With `most`, the run dies when so many parts are done."""
-
-    def __init__(self, most: int | None = None, parts: Sequence[str] = ()) -> None:
-        self.parts = list(parts)
-        self._most = most
-
-    def done(self) -> frozenset[str]:
-        return frozenset(self.parts)
-
-    def add(self, part: str) -> None:
-        self.parts.append(part)
-        if self._most is not None and len(self.parts) >= self._most:
-            raise Killed
-
-
-class Killed(BaseException):
-    """The run ends here, whatever it was about to do."""
 
 
 @contextlib.contextmanager

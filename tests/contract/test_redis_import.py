@@ -39,6 +39,7 @@ from tests.contract.case_redis import ADMIN, PASSWORD, as_admin
 from tests.contract.redis_sets import content, fill, place_of, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers  # noqa: F401
 from tests.support.case import RealServer
+from tests.support.checkpoints import Killed, Marks
 
 pytestmark = pytest.mark.server
 
@@ -53,26 +54,6 @@ PAIRS = (
     ("valkey-9", "redis-7", {"isolation": "prefix", "scripts": True}),
     ("redis-7", "redis-8", {}),
 )
-
-
-class Marks:
-    """A `Checkpoint` in memory. With `most`, the run dies when so many parts are done."""
-
-    def __init__(self, most: int | None = None, parts: Sequence[str] = ()) -> None:
-        self.parts = list(parts)
-        self._most = most
-
-    def done(self) -> frozenset[str]:
-        return frozenset(self.parts)
-
-    def add(self, part: str) -> None:
-        self.parts.append(part)
-        if self._most is not None and len(self.parts) >= self._most:
-            raise Killed
-
-
-class Killed(BaseException):
-    """The run ends here, whatever it was about to do."""
 
 
 class Elsewhere:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg
 
-from tests.support.command import Folder
+from tests.support.command import Folder, project_folder
 
 MANIFEST = """\
 version: 1
@@ -16,6 +19,15 @@ apps:
   other: {stores: [postgres]}
 """
 PASSWORD = "s3cret-of-the-source"
+
+
+@contextmanager
+def importing_project() -> Iterator[Folder]:
+    """The project, applied, whose servers are stopped at the end."""
+    with project_folder("importing-", MANIFEST) as made:
+        made.ok("up")
+        made.ok("apply", "--yes")
+        yield made
 
 
 def there(folder: Folder, app: str = "shop") -> list[str]:

@@ -167,7 +167,7 @@ def goes_on_or_back(step: int, root: Path, data: Path, rows: dict[str, bytes]) -
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.rare)])
 def test_killed_before_any_step_it_goes_on_or_back(shop: Engine, tmp_path: Path, data: Path, stride: int) -> None:
     rows = {store: rows_of(data, store, "ann") for store in STORES}
-    start = tmp_path.with_name("start")
+    start = tmp_path.with_name(f"{tmp_path.name}-start")
     shutil.copytree(tmp_path, start)
     step, ends = 21, set()  # before it, only the final set is made
     while (end := goes_on_or_back(step, tmp_path, data, rows)) and step < 200:

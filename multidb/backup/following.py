@@ -1,8 +1,8 @@
 """An import with little downtime: copied while the source is written, then kept like it until somebody cuts over.
 
-The new place follows its source by itself, for as long as wanted; the app has its old one meanwhile. Cutting over stops
-writing at the source, waits for the last change, compares, and exchanges the places. Both the copy and what was made at
-the source are gone again when it is given up.
+The new place follows its source by itself, or is caught up; for as long as wanted, with the app in its old one
+meanwhile. Cutting over catches up all copies, stops writing at the sources, waits for the last change, compares, and
+exchanges the places. Both the copies and what was made at the sources are gone again when it is given up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -26,8 +26,10 @@ from multidb.errors import MultidbError, Refused, ServerError, UsageError
 from multidb.fleet import Scope
 from multidb.model import (
     App,
+    ComparingArchive,
     FollowedSource,
     FollowingArchive,
+    ImportOptions,
     Lag,
     Place,
     PlaceKind,
@@ -38,7 +40,16 @@ from multidb.model import (
 )
 from multidb.report import Report
 
-__all__ = ["CutOver", "FollowedImport", "abort_following", "begin_following", "cut_over", "followed_import", "lags"]
+__all__ = [
+    "CutOver",
+    "FollowedImport",
+    "abort_following",
+    "begin_following",
+    "cut_over",
+    "followed_import",
+    "lags",
+    "stoppings",
+]
 
 _BEGINNING: Final = "copying"
 _FOLLOWING: Final = "following"
@@ -53,12 +64,14 @@ class FollowedImport:
 
     Args:
         typed: by store, where its source is, as it was typed; no password is in it.
+        options: what of the sources it imports.
         since: when it was begun.
         phase: how far it is, in words.
     """
 
     app: str
     typed: Mapping[str, str]
+    options: ImportOptions
     mark: str
     phase: str
     since: datetime
@@ -76,6 +89,7 @@ class CutOver:
     Args:
         downtime: seconds from the moment when nobody could write at the source to the one when the app could here.
         safety: the set of what the app had before.
+        stopping: by store, how writing was stopped at its source, whether that lasts, and what undoes it.
         left: what could not be taken away at the source, and the way to it.
     """
 
@@ -84,6 +98,7 @@ class CutOver:
     downtime: float
     safety: BackupSet | None
     report: Report
+    stopping: Mapping[str, str]
     left: tuple[str, ...] = ()
 
 
@@ -93,12 +108,13 @@ def followed_import(engine: Engine, app_id: str) -> FollowedImport | None:
     if note is None:
         return None
     since = datetime.fromisoformat(str(note["since"]))
-    return FollowedImport(app_id, dict(note["typed"]), str(note["mark"]), str(note["phase"]), since)
+    options = ImportOptions(**note["options"])
+    return FollowedImport(app_id, dict(note["typed"]), options, str(note["mark"]), str(note["phase"]), since)
 
 
 def begin_following(engine: Engine, request: ImportRequest, typed: Mapping[str, str], progress: Progress) -> None:
-    """Copies the sources beside what the app has, and has the copies follow them. The caller holds `exclusively` and
-    the app's lock.
+    """Copies the sources beside what the app has, and has the copies follow them or caught up. The caller holds
+    `exclusively` and the app's lock.
 
     Args:
         typed: by store, where its source is, as it is to be found again.
@@ -119,6 +135,7 @@ def begin_following(engine: Engine, request: ImportRequest, typed: Mapping[str, 
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     journal.begin(FOLLOWING, app.id, {**note, "phase": _BEGINNING})
+    caught_up: dict[str, str] = {}
     try:
         for store, (server, context) in contexts_of(engine, app, list(request.sources), app.where).items():
             progress(app.id, f"importing {store}")
@@ -126,11 +143,12 @@ def begin_following(engine: Engine, request: ImportRequest, typed: Mapping[str, 
                 place = archive.prepare(PlaceKind.NEW, app, context)
                 with temporary_files():
                     archive.follow(place, source, mark, progress)
+                    caught_up[store] = _caught_up(archive, place, source, mark, progress)
     except (MultidbError, KeyboardInterrupt):
         if not _given_up(engine, request, mark, progress):
             journal.end(FOLLOWING, app.id)
         raise
-    journal.begin(FOLLOWING, app.id, {**note, "phase": _FOLLOWING})
+    journal.begin(FOLLOWING, app.id, {**note, "caught_up": caught_up, "phase": _FOLLOWING})
 
 
 def lags(engine: Engine, request: ImportRequest, progress: Progress) -> dict[str, Lag]:
@@ -149,12 +167,29 @@ def lags(engine: Engine, request: ImportRequest, progress: Progress) -> dict[str
                     where=f"app {app.id}",
                     hint=f"give it up: multidb import {app.id} --abort; then begin again",
                 )
-            by_store[store] = one.archive.lag(one.place, one.source, note["mark"])
+            lag = one.archive.lag(one.place, one.source, note["mark"])
+            if lag.size is None:
+                lag = replace(lag, as_of=datetime.fromisoformat(note["caught_up"][store]))
+            by_store[store] = lag
+    return by_store
+
+
+def stoppings(engine: Engine, request: ImportRequest) -> dict[str, str]:
+    """By store, how writing will be stopped at its source, whether that lasts, and what undoes it.
+
+    Raises:
+        MultidbError: a source cannot be asked.
+    """
+    by_store = {}
+    for store in request.sources:
+        with _followed(request, store) as source:
+            by_store[store] = source.stopping()
     return by_store
 
 
 def cut_over(engine: Engine, request: ImportRequest, progress: Progress) -> CutOver:
-    """Stops writing at the sources and makes the copies the app's. The caller holds `exclusively` and the app's lock.
+    """Catches up the copies, stops writing at the sources and makes the copies the app's. The caller holds
+    `exclusively` and the app's lock.
 
     Raises:
         Refused: the app has data, and `replace` was not said; or a copy is not what its source has. The app is as it
@@ -178,8 +213,13 @@ def cut_over(engine: Engine, request: ImportRequest, progress: Progress) -> CutO
     began = time.monotonic()
     with ExitStack() as stack:
         opened = [stack.enter_context(_opened(engine, request, app, store)) for store in stores]
+        stopping = {store: source.stopping() for store, source, *_ in opened}
         if note["phase"] != _EXCHANGING:
+            note = _all_caught_up(opened, note, app, journal, progress)
+            began = time.monotonic()
             _bring_to_an_end(opened, note, request, app, journal, progress)
+        else:
+            _bring_up_again(opened, note, request, app, progress)
         for store, _, archive, place, context in opened:
             progress(app.id, f"{store}: replacing")
             if place is not None:
@@ -191,7 +231,7 @@ def cut_over(engine: Engine, request: ImportRequest, progress: Progress) -> CutO
             raise error
         left = [why for store, source, *_ in opened if (why := _taken_away(store, source, mark))]
     journal.end(FOLLOWING, app.id)
-    return CutOver(app.id, tuple(stores), downtime, before, report, tuple(left))
+    return CutOver(app.id, tuple(stores), downtime, before, report, stopping, tuple(left))
 
 
 def abort_following(engine: Engine, request: ImportRequest, progress: Progress) -> list[str]:
@@ -224,6 +264,31 @@ class _Opened(NamedTuple):
     context: StoreContext
 
 
+def _caught_up(archive: FollowingArchive, place: Place, source: FollowedSource, mark: str, progress: Progress) -> str:
+    """Catches a copy up; as of when it is then."""
+    moment = datetime.now(UTC).isoformat(timespec="seconds")
+    archive.catch_up(place, source, mark, progress)
+    return moment
+
+
+def _all_caught_up(
+    opened: list[_Opened], note: dict[str, Any], app: App, journal: Journal, progress: Progress
+) -> dict[str, Any]:
+    """Catches up what does not follow by itself, while everybody writes on. The note that says so."""
+    moments = {}
+    for store, source, archive, place, _ in opened:
+        if place is None:
+            raise Refused(
+                f"the copy of {store} is gone", where=app.where, hint=f"multidb import {app.id} --abort; then again"
+            )
+        progress(app.id, f"catching up {store}")
+        with temporary_files():
+            moments[store] = _caught_up(archive, place, source, str(note["mark"]), progress)
+    note = {**note, "caught_up": moments}
+    journal.begin(FOLLOWING, app.id, note)
+    return note
+
+
 def _bring_to_an_end(
     opened: list[_Opened],
     note: Mapping[str, Any],
@@ -233,34 +298,73 @@ def _bring_to_an_end(
     progress: Progress,
 ) -> None:
     """From here on nobody writes at the sources; when it returns, the copies are what they have."""
-    mark = str(note["mark"])
     journal.begin(FOLLOWING, app.id, {**note, "phase": _STOPPED})
     try:
-        changed: dict[str, list[str]] = {}
-        for store, source, archive, place, context in opened:
-            if place is None:
-                raise Refused(
-                    f"the copy of {store} is gone", where=app.where, hint=f"multidb import {app.id} --abort; then again"
-                )
-            progress(app.id, f"{store}: stopping writers at the source")
-            source.stop_writing()
-            archive.drain(place, source, mark, progress)
-            progress(app.id, f"comparing {store}")
-            if other := list(differences(source.measure(app, context), archive.measure(place), "the source")):
-                changed[store] = other
-        if changed and not request.accept:
-            raise Refused(
-                f"the copy is not what the source has: {changed_words(changed)}",
-                where=app.where,
-                hint="nothing was changed here, and the source may be written again; tables, columns and the like that "
-                f"were changed there are not followed: multidb import {app.id} --abort, then begin again",
-            )
+        _stop_and_drain(opened, str(note["mark"]), request, app, progress)
     except (MultidbError, KeyboardInterrupt):
         for _, source, *_ in opened:
             _allowed(source)
         journal.begin(FOLLOWING, app.id, {**note, "phase": _FOLLOWING})
         raise
     journal.begin(FOLLOWING, app.id, {**note, "phase": _EXCHANGING})
+
+
+def _bring_up_again(
+    opened: list[_Opened], note: Mapping[str, Any], request: ImportRequest, app: App, progress: Progress
+) -> None:
+    """In a run that goes on with exchanging: copies that do not follow by themselves are brought to what their sources
+    have now, since nothing may have held who writes there when the earlier run was killed."""
+    mark = str(note["mark"])
+    left = [
+        one for one in opened if one.place is not None and one.archive.lag(one.place, one.source, mark).size is None
+    ]
+    for one in left:
+        assert one.place is not None
+        progress(app.id, f"catching up {one.store}")
+        with temporary_files():
+            one.archive.catch_up(one.place, one.source, mark, progress)
+    try:
+        _stop_and_drain(left, mark, request, app, progress)
+    except (MultidbError, KeyboardInterrupt):
+        for one in left:
+            _allowed(one.source)
+        raise
+
+
+def _stop_and_drain(opened: list[_Opened], mark: str, request: ImportRequest, app: App, progress: Progress) -> None:
+    """Stops writing at the sources, waits for the last change, and compares.
+
+    Raises:
+        Refused: a copy is not what its source has, and that was not accepted.
+    """
+    changed: dict[str, list[str]] = {}
+    for store, source, *_ in opened:
+        progress(app.id, f"{store}: stopping writers at the source")
+        source.stop_writing()
+    for one in opened:
+        assert one.place is not None
+        with temporary_files():
+            one.archive.drain(one.place, one.source, mark, progress)
+            progress(app.id, f"comparing {one.store}")
+            if other := _unlike(one, one.place, app):
+                changed[one.store] = other
+    for _, source, *_ in opened:
+        source.require_stopped()
+    if changed and not request.accept:
+        raise Refused(
+            f"the copy is not what the source has: {changed_words(changed)}",
+            where=app.where,
+            hint="nothing was changed here, and the source may be written again; tables, columns and the like that "
+            f"were changed there are not followed: multidb import {app.id} --abort, then begin again",
+        )
+
+
+def _unlike(one: _Opened, place: Place, app: App) -> list[str]:
+    """What of the copy is not as it is at the source, in words."""
+    if isinstance(one.archive, ComparingArchive):
+        return list(one.archive.unlike(place, one.source))
+    there = one.source.measure(app, one.context)
+    return list(differences(there, one.archive.measure(place), "the source"))
 
 
 def _allowed(source: FollowedSource) -> None:

@@ -310,6 +310,7 @@ def nothing_imported(app: str) -> dict[str, Any]:
         **Openings((), ()).document(),
         "following": [],
         "downtime": None,
+        "stopping": {},
         "left": [],
         "aborted": None,
     }

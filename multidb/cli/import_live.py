@@ -17,6 +17,7 @@ from multidb.backup.following import (
     cut_over,
     followed_import,
     lags,
+    stoppings,
 )
 from multidb.backup.importing import ImportRequest
 from multidb.backup.journal import exclusively
@@ -70,7 +71,7 @@ class LiveImport:
                 output.document(True, survey_document(request, seen))
                 output.note("Nothing was changed. The same with --yes begins it.")
                 return 0
-            output.note("At the source, what it takes to follow changes is made (a publication, a slot).")
+            output.note("At the source, what it takes to follow changes is made, where its store needs that.")
             if not ask(f"Begin it for {request.app}?", yes=False):
                 output.document(True, survey_document(request, seen))
                 return 0
@@ -82,7 +83,7 @@ class LiveImport:
         document = survey_document(request, seen)
         document["data"] |= {"following": _lag_documents(behind)}
         output.document(True, document)
-        output.say(f"{request.app}: copied, and follows its source.", style="green")
+        output.say(f"{request.app}: copied, while its source is written.", style="green")
         self._show_lag(behind)
         output.say(f"Next: multidb import {request.app} --live (how far), --cutover (take its place), --abort")
         return 0
@@ -96,7 +97,7 @@ class LiveImport:
         problems = [lag.problem for lag in behind.values() if lag.problem]
         document = {**nothing_imported(request.app), "following": _lag_documents(behind)}
         output.document(not problems, import_document(document))
-        output.say(f"{request.app}: follows its source since {moment_in_words(followed.since)}")
+        output.say(f"{request.app}: begun {moment_in_words(followed.since)}")
         self._show_lag(behind)
         return 1 if problems else 0
 
@@ -104,8 +105,8 @@ class LiveImport:
         """Takes the sources' place, where that is agreed to."""
         asked, output, engine = self.asked, self.asked.run.output, self._engine()
         _, request = self._followed(engine, app_id(name))
-        places = listed([location.text for location in request.sources.values()])
-        output.note(f"At {places}, sessions are ended, and new ones can only read from then on.")
+        for store, stopping in stoppings(engine, request).items():
+            output.note(f"At {request.sources[store].text}: {printable(stopping, 2000)}.")
         if not ask(f"Stop writing there, and make the copy the place of {request.app}?", yes=asked.yes):
             output.document(True, import_document(nothing_imported(request.app)))
             return 0
@@ -144,7 +145,7 @@ class LiveImport:
         sources = {
             store: source_location(store, text, os.environ, Path.cwd()) for store, text in followed.typed.items()
         }
-        return followed, ImportRequest(app, sources, asked.options, asked.replace, asked.safety, asked.accept)
+        return followed, ImportRequest(app, sources, followed.options, asked.replace, asked.safety, asked.accept)
 
     @contextmanager
     def _working(self, engine: Engine, app: str, what: str) -> Iterator[tuple[Engine, Progress, RunRecord]]:
@@ -161,7 +162,7 @@ class LiveImport:
     def _show_lag(self, behind: Mapping[str, Lag]) -> None:
         output = self.asked.run.output
         for store, lag in behind.items():
-            output.say(f"  {store}: {size_in_words(lag.size)} behind")
+            output.say(f"  {store}: {_lag_words(lag)}")
             if lag.problem:
                 output.note(f"  {store}: {printable(lag.problem, 2000)}", style="red")
 
@@ -174,6 +175,7 @@ class LiveImport:
             **nothing_imported(done.app),
             "imported": True,
             "downtime": round(done.downtime, 3),
+            "stopping": dict(done.stopping),
             "safety_set": done.safety.id if done.safety else None,
             "changes": report_document(done.report)["servers"],
             "written": [str(path) for path in written],
@@ -187,6 +189,8 @@ class LiveImport:
         )
         if done.safety:
             output.say(f"What it had before is in set {done.safety.id}.")
+        for store, stopping in done.stopping.items():
+            output.note(f"{store}, at the source: {printable(stopping, 2000)}.")
         for why in done.left:
             output.note(why, style="red")
         return code or (1 if openings.own or done.left else 0)
@@ -196,5 +200,20 @@ def _against_following(store: str, survey: Survey) -> Sequence[str]:
     return [f"{store} cannot be followed: {survey.following}"] if survey.following else []
 
 
+def _lag_words(lag: Lag) -> str:
+    if lag.size is not None:
+        return f"{size_in_words(lag.size)} behind"
+    since = f"as its source was {moment_in_words(lag.as_of)}" if lag.as_of is not None else "copied"
+    return f"{since}; --cutover brings it up to date before anybody has to wait"
+
+
 def _lag_documents(behind: Mapping[str, Lag]) -> list[dict[str, object]]:
-    return [{"store": store, "size": lag.size, "problem": lag.problem or None} for store, lag in behind.items()]
+    return [
+        {
+            "store": store,
+            "size": lag.size,
+            "as_of": lag.as_of.isoformat() if lag.as_of is not None else None,
+            "problem": lag.problem or None,
+        }
+        for store, lag in behind.items()
+    ]

@@ -77,6 +77,7 @@ from multidb.model.health import Health, Status, worst
 from multidb.model.hosting import FetchedKind, HostedServer, Hosting, Launch, OfflineKind, RecoverableKind, ServerKind
 from multidb.model.importing import (
     Checkpoint,
+    ComparingArchive,
     FollowedSource,
     FollowingArchive,
     ImportArchive,
@@ -119,6 +120,7 @@ __all__ = [
     "Batch",
     "Change",
     "Checkpoint",
+    "ComparingArchive",
     "Column",
     "ColumnType",
     "ContinuousArchive",

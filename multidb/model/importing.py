@@ -7,9 +7,10 @@ wrote it; nothing is run there but what reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
@@ -20,6 +21,7 @@ from multidb.secrets import Secret
 
 __all__ = [
     "Checkpoint",
+    "ComparingArchive",
     "FollowedSource",
     "FollowingArchive",
     "ImportArchive",
@@ -162,12 +164,15 @@ class Lag:
     """How far a copy that follows its source is behind it.
 
     Args:
-        size: bytes of changes at the source that are not in the copy yet.
+        size: bytes of changes at the source that are not in the copy yet; None: the copy is brought up to date by
+            `FollowingArchive.catch_up`, not by itself, and only that tells what has changed.
         problem: why it does not come nearer; empty: it does.
+        as_of: where there is no `size`, the moment up to which the copy has every change. Not for a store to say.
     """
 
-    size: int
+    size: int | None
     problem: str = ""
+    as_of: datetime | None = None
 
 
 @runtime_checkable
@@ -175,16 +180,27 @@ class FollowedSource(ImportSource, Protocol):
     """A source whose changes can be followed after it was copied.
 
     What following makes at the source is called by a `mark`, a name of lower-case letters, digits and underscores that
-    nobody else has; `unfollow` takes away all of it.
+    nobody else has; `unfollow` takes away all of it. A store whose copies are caught up may make nothing there.
     """
 
+    def stopping(self) -> str:
+        """How `stop_writing` stops others at this source, whether that lasts, and what undoes it or is to be done
+        instead: a sentence without a full stop, said before it is done and after it."""
+
     def stop_writing(self) -> None:
-        """Ends what others do at the source; until this source is left nobody writes there, and afterwards nobody does
-        who has not said so. Done already is fine.
+        """Ends what others do at the source; until this source is left nobody writes there. Afterwards nobody does who
+        has not said so, except where `stopping` says otherwise. Done already is fine.
 
         Raises:
             NotAllowed: the login may not do that; says the statement that does it.
             ServerSlow: somebody could not be ended.
+        """
+
+    def require_stopped(self) -> None:
+        """Nobody can have written at the source since `stop_writing`, called in this process.
+
+        Raises:
+            ServerError: somebody may have: what held them is gone.
         """
 
     def allow_writing(self) -> None:
@@ -196,22 +212,37 @@ class FollowedSource(ImportSource, Protocol):
 
 @runtime_checkable
 class FollowingArchive(ImportArchive, Protocol):
-    """An archive whose places can follow a source."""
+    """An archive whose places can follow a source: by themselves, or by being caught up.
+
+    Within one block of the source and the archive the calls come as `follow`, `catch_up`; or as `catch_up`,
+    `FollowedSource.stop_writing`, `drain`, `FollowedSource.require_stopped`. What a store knows by one, such as what
+    has changed since, may be kept in the source or the archive for the next, and is lost with the block.
+    """
 
     def follow(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
-        """As `bring_in`, and from the moment of the copy on the place takes every change of the source by itself, with
-        no more power than the app has, whether or not this process lives.
+        """As `bring_in`, into a place that can be brought to what the source has from then on: it takes every change
+        of the source by itself, with no more power than the app has, whether or not this process lives; or `catch_up`
+        finds what has changed.
 
         Raises:
             As `bring_in`; what was made at the source by then is `FollowedSource.unfollow`'s to take away.
         """
 
+    def catch_up(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        """Brings the place to what the source has, which is written on meanwhile, so that what is left for `drain` is
+        as little as can be: what was written since this was called is enough. Nothing to do, where a place follows by
+        itself. It may take as long as a copy; nobody waits. It can be done any number of times.
+
+        Raises:
+            As `bring_in`. The place can be caught up again.
+        """
+
     def lag(self, place: Place, source: ImportSource, mark: str) -> Lag:
-        """How far the place is behind now."""
+        """How far the place is behind now. Quick: it reads no data."""
 
     def drain(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
         """Returns when the place has everything that the source has, of which nobody writes any more; also what is not
-        followed (positions of sequences).
+        followed (positions of sequences). Everybody waits for it.
 
         Raises:
             ServerSlow: it does not come nearer.
@@ -219,6 +250,15 @@ class FollowingArchive(ImportArchive, Protocol):
 
     def detach(self, place: Place, mark: str) -> None:
         """The place follows nothing any more; the source is not asked. Done already is fine."""
+
+
+@runtime_checkable
+class ComparingArchive(FollowingArchive, Protocol):
+    """One that compares on its way, so that after `drain` not everything has to be read on both sides once more."""
+
+    def unlike(self, place: Place, source: ImportSource) -> Sequence[str]:
+        """After `drain`, what in the place is not as it is at the source, in words: of everything, each part compared
+        when or after it was last changed at the source. Nothing: it is the same."""
 
 
 def password_variable(store: str) -> str:

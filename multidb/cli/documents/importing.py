@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import AwareDatetime
+
 from multidb.cli.documents.changes import AppliedServerDocument
 from multidb.cli.documents.envelope import (
     AppId,
@@ -80,8 +82,10 @@ class LagDocument(DocumentPart):
     """How far a copy that follows its source is behind it."""
 
     store: StoreName
-    size: int
-    """Bytes of changes."""
+    size: int | None
+    """Bytes of changes; null: it is brought up to date by `--cutover`, and not by itself."""
+    as_of: AwareDatetime | None
+    """Where there is no size: it has every change up to this moment."""
     problem: str | None
     """Why it does not come nearer; null: it does."""
 
@@ -109,6 +113,8 @@ class ImportedDataDocument(DocumentPart):
     """Of copies that follow their sources from now on."""
     downtime: float | None
     """With `--cutover`: seconds in which nobody could write."""
+    stopping: dict[StoreName, str]
+    """With `--cutover`: how writing was stopped at the source, whether that lasts, and what undoes it."""
     left: list[str]
     """What could not be taken away at the source."""
     aborted: str | None

@@ -139,6 +139,9 @@ class PostgresArchive:
     def follow(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
         following.follow(self._databases, place, _followed(source), mark, progress)
 
+    def catch_up(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        """Nothing to do: places follow by themselves."""
+
     def lag(self, place: Place, source: ImportSource, mark: str) -> Lag:
         return following.lag(self._databases, _followed(source), mark)
 

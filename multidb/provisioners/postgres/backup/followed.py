@@ -75,6 +75,7 @@ class FollowedPostgres(PostgresSource):
     def __enter__(self) -> Self:
         super().__enter__()
         self._held_by: ExitStack = ExitStack()
+        self._holding: Connection | None = None
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -194,6 +195,11 @@ class FollowedPostgres(PostgresSource):
             positions.append((name, str(value), bool(called)))
         return positions
 
+    def stopping(self) -> str:
+        return (
+            "sessions are ended, and new ones can only read from then on, until its owner lets them: " + self._allowing
+        )
+
     def stop_writing(self) -> None:
         """New sessions are read-only from now on; others are ended, and all tables are locked against writers until
         this source is left."""
@@ -213,6 +219,7 @@ class FollowedPostgres(PostgresSource):
         for left in reversed(range(_ROUNDS)):
             self._connection.send(_OTHERS)  # who may not be ended holds a lock, or does no harm
             if self._locked(holding, tables):
+                self._holding = holding
                 return
             if not left:
                 raise ServerSlow(
@@ -233,9 +240,19 @@ class FollowedPostgres(PostgresSource):
                 raise holding.error(answer.refusal)
         return True
 
+    def require_stopped(self) -> None:
+        if self._holding is None:
+            raise ServerSlow("its tables are not locked", where=self.where, hint="run the command again")
+        self._holding.ask("SELECT 1")  # the locks last as long as their session
+
     def allow_writing(self) -> None:
+        self._holding = None
         self._held_by.close()
-        self._writing(f"ALTER DATABASE {identifier(self._database)} RESET default_transaction_read_only")
+        self._writing(self._allowing)
+
+    @property
+    def _allowing(self) -> str:
+        return f"ALTER DATABASE {identifier(self._database)} RESET default_transaction_read_only"
 
     def _writing(self, text: str) -> None:
         try:

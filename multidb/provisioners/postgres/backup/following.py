@@ -65,7 +65,8 @@ def lag(databases: Databases, source: FollowedPostgres, mark: str) -> Lag:
 def drain(databases: Databases, place: Place, source: FollowedPostgres, mark: str, progress: Progress) -> None:
     """Waits until the place has everything, then gives sequences their positions and fills materialized views."""
     position = source.position()
-    timer, last = ProgressTimer(databases.server.progress_timeout), -1
+    timer = ProgressTimer(databases.server.progress_timeout)
+    last: int | None = -1
     while not source.has_passed(mark, position):
         behind = lag(databases, source, mark)
         if behind.size != last:

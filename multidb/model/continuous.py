@@ -162,6 +162,14 @@ class Revival:
 class RevivableKind(ServerKind, Protocol):
     """A kind that can be brought up aside as of a moment."""
 
+    def copying(self, hosted: HostedServer, product: str) -> RevivableKind:
+        """The kind that a copy of a server of this product (`BaseBackup.product`) is of: the same one, or one whose
+        program is of another version.
+
+        Raises:
+            WrongVersion: this machine has no program for it.
+        """
+
     def revive(self, hosted: HostedServer, admin: Secret, revival: Revival, progress: Progress) -> None:
         """Fills `hosted.folder`, which is empty, so that `prepare` starts what the server was at that moment: with this
         password of the admin's, with nobody else's way in, and with nothing at work in it that the server had at work.

@@ -221,7 +221,8 @@ class EmbeddedRuntime:
         hosted = self._hosted_server(server)
         if hosted is None or not isinstance(hosted.kind, RevivableKind):
             return None
-        return self._revived(hosted, hosted.kind, revival, one_at_a_time(progress))
+        kind = hosted.kind.copying(hosted, revival.base.product)
+        return self._revived(dataclasses.replace(hosted, kind=kind), kind, revival, one_at_a_time(progress))
 
     def clear_scratch(self, progress: Progress) -> None:
         """Ends and removes the scratch servers that nobody uses any more."""

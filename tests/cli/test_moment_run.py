@@ -9,9 +9,8 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
-import psutil
 import psycopg
 import pytest
 
@@ -19,11 +18,11 @@ from multidb.backup.continuous.moments import revived
 from multidb.engine import Engine
 from multidb.fleet import Fleet
 from multidb.model import unwatched
-from multidb.processes import MARK
 from multidb.project import load_project
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
+from tests.support.moments import now, scratch_processes
 
 pytestmark = pytest.mark.server
 
@@ -63,27 +62,6 @@ def admin(folder: Folder, name: str = "postgres") -> psycopg.Connection[tuple[ob
     return psycopg.connect(
         host="127.0.0.1", port=port, user="postgres", password=secret.reveal(), dbname=name, autocommit=True
     )
-
-
-def now() -> str:
-    """This moment, with nothing else that happens in it."""
-    time.sleep(0.1)
-    moment = datetime.now(UTC).isoformat(sep=" ")
-    time.sleep(0.1)
-    return moment
-
-
-def scratch_processes(folder: Folder) -> list[int]:
-    """Whatever belongs to a server that was brought up aside."""
-    where = str(folder.path / ".multidb" / "servers" / "scratch-postgres")
-    pids = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == where and process.status() != psutil.STATUS_ZOMBIE:
-                pids.append(process.pid)
-        except psutil.Error:
-            continue
-    return pids
 
 
 def rows(folder: Folder, app: str, table: str = "orders") -> object:

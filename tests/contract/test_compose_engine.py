@@ -763,6 +763,48 @@ def test_a_new_app_gets_a_server_of_its_own_and_what_the_others_share(
     assert "NEO4J_PASSWORD=" in (tmp_path / "apps" / "beep_boop" / ".env").read_text()
 
 
+def test_an_app_in_a_container_is_brought_back_to_a_moment(
+    engine: Engine, left_out: dict[str, str], tmp_path: Path
+) -> None:
+    """Its server's log is taken through the network, and its copy brought up as a process of this machine."""
+    project = "multidbtest14"
+    folder = place(tmp_path)
+    extra = "backup: {to: [sets/], every: 52w, verify: never, postgres: {continuous: true}}\n"
+    folder.manifest(manifest(["postgres"], project=project, extra=extra))
+
+    def sql(text: str) -> str:
+        container = services_of(engine, project)["postgres"]
+        return engine.docker("exec", container, *PSQL, "-d", "lernmi", "-qAtc", text).strip()
+
+    try:
+        run(folder, engine, "up")
+        run(folder, engine, "apply", "--yes")
+        (first,) = run(folder, engine, "backup", "--due", "--json").json()["archived"]
+        sql("SET ROLE lernmi_owner; CREATE TABLE people AS SELECT n AS id FROM generate_series(1, 1000) n")
+        time.sleep(0.2)
+        moment = sql("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+        time.sleep(0.2)
+        sql("DROP TABLE people")
+        (second,) = run(folder, engine, "backup", "--due", "--json").json()["archived"]
+        run(folder, engine, "restore", "lernmi", "--at", moment, "--replace")
+        restored = sql("SELECT count(*) FROM people")
+        run(folder, engine, "plan", "--check")
+        (tried,) = run(folder, engine, "backups", "verify", "lernmi", "--at", "newest", "--json").json()["sets"]
+        refused = engine.docker("exec", services_of(engine, project)["postgres"], *PSQL, "-Atc", _REPLICATING)
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    assert first["base"]
+    assert first["error"] is None
+    assert second["files"]
+    assert restored == "1000"
+    assert tried["verified"]
+    assert refused.split() == ["postgres"], "nobody but the admin may take the log"
+
+
+_REPLICATING = "SELECT rolname FROM pg_roles WHERE rolreplication AND rolcanlogin"
+
+
 def test_admins_get_new_passwords_in_their_containers(engine: Engine, left_out: dict[str, str], tmp_path: Path) -> None:
     """The admins' passwords are replaced while apps work; the next `up` makes what remembers the former ones anew."""
     project = "multidbtest12"

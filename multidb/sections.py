@@ -197,6 +197,14 @@ class _ArchivedServer(_Loose):
     failed: _Failed | None = None
 
 
+class _KeptCopy(_Loose):
+    app: AppId
+    stream: str
+    base: str
+    at: MomentText
+    since: MomentText
+
+
 class _SentAlarm(_Loose):
     kind: str
     app: str | None
@@ -256,6 +264,7 @@ SECTIONS: Final = {
     "backup-work": StateSection(_Work),
     "backups": StateSection(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
     "continuous": StateSection(dict[str, _ArchivedServer], losable=True),  # then an archive begins anew
+    "copies": StateSection(dict[str, _KeptCopy], losable=True),  # then a copy is made anew
     "told": StateSection(dict[str, list[_SentAlarm]], losable=True),  # then it is told again
     "audit": StateSection(_Audit, losable=True),
     "identity": StateSection(_Identity),

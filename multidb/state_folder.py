@@ -29,7 +29,9 @@ from multidb.state_store import (
 
 __all__ = ["MACHINE", "FolderStateStore"]
 
-MACHINE: Final = frozenset({"compose", "offline", "ports", "processes", "products", "secrets-from", "seen", "skipped"})
+MACHINE: Final = frozenset(
+    {"compose", "copies", "offline", "ports", "processes", "products", "secrets-from", "seen", "skipped"}
+)
 """The sections that are about one machine (its processes with their ports, its containers' volumes, what it lacks), and
 so stay in the folder wherever the rest is kept."""
 

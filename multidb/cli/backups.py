@@ -16,6 +16,7 @@ import typer
 from multidb import files
 from multidb.backup.continuous.archiving import archived_servers
 from multidb.backup.continuous.catalog import Archived, Stream
+from multidb.backup.continuous.kept import discard_copies, kept_copies
 from multidb.backup.continuous.moments import FOLDER as MOMENTS
 from multidb.backup.continuous.moments import moment_of, newest_of, set_of_moment, windows_of
 from multidb.backup.copying import copy_set, settle
@@ -313,7 +314,8 @@ def prune_sets(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     yes: YesOption = False,
 ) -> int:
-    """Remove the sets that the manifest's `keep` does not want, and what unfinished runs left.
+    """Remove the sets that the manifest's `keep` does not want, what unfinished runs left, and copies of servers that
+    `restore --keep-copy` has kept.
 
     Counts sets that were verified; an app that has none of these keeps them all. The last good set always stays.
     """
@@ -330,12 +332,15 @@ def prune_sets(
             output.say(f"{word}  {decision.copy.where}  {decision.why}")
         for half in pruning.half_made:
             output.say(f"remove  {half.target.name} {half.folder}  unfinished")
-        todo = len(pruning.going) + len(pruning.half_made)
+        copies = {} if names else kept_copies(engine)
+        for name, kept in copies.items():
+            output.say(f"remove  the copy of server {name}, kept at {moment_in_words(kept.at)}")
+        todo = len(pruning.going) + len(pruning.half_made) + len(copies)
         agreed = bool(todo) and not dry_run and ask(f"Remove {todo} of them?", yes=yes)
         errors: list[MultidbError] = []
         if agreed:
             with run.recorded(engine.state, {copy.app for copy in pruning.going}) as record:
-                errors = carry_out(home, pruning)
+                errors = carry_out(home, pruning) + discard_copies(engine, copies)
                 _record(record, pruning, errors)
     document = {
         "agreed": agreed,
@@ -349,6 +354,7 @@ def prune_sets(
             if decision.keep
         ],
         "unfinished": [{"target": half.target.name, "folder": half.folder} for half in pruning.half_made],
+        "copies": sorted(copies),
         "failed": [error.document() for error in errors],
     }
     output.document(not errors, document)

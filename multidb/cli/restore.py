@@ -14,8 +14,16 @@ import typer
 
 from multidb.backup.app_files.own import beside, make_own
 from multidb.backup.cloning import entry_for, shared_options
+from multidb.backup.continuous.kept import KEPT, discard_copy, kept_copy
 from multidb.backup.continuous.moments import FOLDER as MOMENTS
-from multidb.backup.continuous.moments import Nearest, moment_of, nearest_sets, set_of_moment
+from multidb.backup.continuous.moments import (
+    KeepCopy,
+    Nearest,
+    archived_place,
+    moment_of,
+    nearest_sets,
+    set_of_moment,
+)
 from multidb.backup.creation import repository
 from multidb.backup.encryption import Identities, identities
 from multidb.backup.journal import exclusively
@@ -49,7 +57,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb restore lernmi --store postgres --replace",
         "multidb restore lernmi --store files --replace         (its files alone)",
         "multidb restore lernmi --at '2026-11-28 10:31' --replace    (as it was then, in UTC)",
-        "multidb restore lernmi --at '2026-11-28 10:31+02:00' --as lernmi_then",
+        "multidb restore lernmi --at '2026-11-28 10:31+02:00' --as lernmi_then --keep-copy",
+        "multidb restore lernmi --until '2026-11-28 10:40+02:00' --as lernmi_then --replace",
         "multidb restore lernmi --table orders --table 'shop.\"Odd name\"' --replace",
     )
 )
@@ -64,6 +73,17 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     at: Annotated[
         str | None,
         typer.Option("--at", help="As of this moment, out of the archive of its server; in UTC.", metavar="MOMENT"),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", help="As of this later moment, from the copy that --keep-copy kept.", metavar="MOMENT"),
+    ] = None,
+    keep_copy: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-copy/--no-keep-copy",
+            help="Keep the copy of the server for --until (which keeps it, too).",
+        ),
     ] = None,
     stores: PartsOption = None,
     tables: Annotated[
@@ -90,6 +110,9 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     With --at, SET is an app. Its server is brought up aside as of that moment, from what backup.<store>.continuous has
     archived, and the app is read out of it; stores without such an archive are left as they are, and their nearest set
     is named. A moment without a zone is in UTC.
+
+    To look at several moments, the earliest first: --at with --keep-copy keeps the copy for a day, and --until rolls it
+    on to a later one, without reading the base backup again.
     """
     output = run.output
     engine = run.engine(output)
@@ -97,8 +120,11 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     if tables:
         _require_tables(stores, as_other)
     keys = identities(identity, os.environ)
-    if at is not None:
-        chosen = _at(run, engine, name, at, as_other, keys, stores, tables, targets, replace, safety_set)
+    if at is None and until is None and keep_copy is not None:
+        raise UsageError("--keep-copy is of a copy as of a moment", hint="multidb restore APP --at MOMENT --keep-copy")
+    if at is not None or until is not None:
+        moment = _Moment.of(at, until, keep_copy)
+        chosen = _at(run, engine, name, moment, as_other, keys, stores, tables, targets, replace, safety_set)
         with output.working():
             engine, done = _brought_back(run, engine, chosen)
         return _show(engine, output, chosen, done)
@@ -118,6 +144,32 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     with output.working():
         engine, done = _brought_back(run, engine, chosen)
     return _show(engine, output, chosen, done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """The moment that was asked for.
+
+    Args:
+        copy: what becomes of the copy of the server.
+        discard: the copy that was kept goes at the end.
+    """
+
+    when: datetime
+    copy: KeepCopy
+    discard: bool = False
+
+    @classmethod
+    def of(cls, at: str | None, until: str | None, keep: bool | None) -> _Moment:
+        """`UsageError` where both are given."""
+        if at is not None and until is not None:
+            raise UsageError(
+                "--at and --until are two moments", hint="first --at MOMENT --keep-copy, then --until LATER"
+            )
+        if until is not None:
+            return cls(moment_of(until, "--until"), KeepCopy.GO_ON, keep is False)
+        assert at is not None
+        return cls(moment_of(at), KeepCopy.YES if keep else KeepCopy.NO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +193,7 @@ class _Chosen:
     owner: str
     declaration: Mapping[str, Any]
     copy: Copy | None
-    moment: datetime | None = None
+    moment: _Moment | None = None
     nearest: Sequence[Nearest] = ()
 
 
@@ -149,7 +201,7 @@ def _at(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     engine: Engine,
     name: str,
-    at: str,
+    at: _Moment,
     as_other: str | None,
     keys: Identities | None,
     stores: Sequence[str] | None,
@@ -158,12 +210,12 @@ def _at(  # noqa: PLR0913 (an option is an argument)
     replace: bool,
     safety_set: bool,
 ) -> _Chosen:
-    moment, app = moment_of(at), engine.fleet.app(app_id(name))
+    app = engine.fleet.app(app_id(name))
     with run.output.working():
-        nearest = nearest_sets(engine, app, moment, targets) if stores is None and not tables else []
+        nearest = nearest_sets(engine, app, at.when, targets) if stores is None and not tables else []
     into = app_id(as_other) if as_other else app.id
     return _Chosen(
-        into, keys, stores, tables, targets, replace, safety_set, app.id, declaration(app), None, moment, nearest
+        into, keys, stores, tables, targets, replace, safety_set, app.id, declaration(app), None, at, nearest
     )
 
 
@@ -198,7 +250,15 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
         if copy is None:
             assert chosen.moment is not None
             app = engine.fleet.app(chosen.owner)
-            making = set_of_moment(engine, app, chosen.moment, targets=targets, keys=chosen.keys, progress=progress)
+            making = set_of_moment(
+                engine,
+                app,
+                chosen.moment.when,
+                targets=targets,
+                keys=chosen.keys,
+                progress=progress,
+                copy=chosen.moment.copy,
+            )
             copy, targets = stack.enter_context(making), [MOMENTS]
         assert copy.backup_set is not None
         stack.enter_context(engine.state.lock_apps([into], f"multidb restore of {into}"))
@@ -220,6 +280,8 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
         )
         done = bringing(replace=chosen.replace, safety=chosen.safety_set, progress=progress)
         assert done.report is not None
+        if chosen.moment is not None and chosen.moment.discard:
+            discard_copy(engine, archived_place(engine, engine.fleet.app(chosen.owner))[0])
         for what in done.tables or [*done.stores, *([FILES] if done.files else [])]:
             record.add("replace", "table" if done.tables else "data", f"{what} as of set {done.set_id}", into)
         record.applied(done.report)
@@ -232,6 +294,7 @@ def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> in
     code = show_report(output, done.report)
     written = write_env_files(engine.fleet, output, [done.app])
     openings = audited(engine, done.app, output)
+    kept = _kept_until(engine, chosen)
     document = {
         "app": done.app,
         "set": done.set_id,
@@ -240,21 +303,35 @@ def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> in
         "files": list(done.files),
         "safety_set": done.safety.id if done.safety else None,
         "notes": list(done.notes),
-        "at": chosen.moment.isoformat() if chosen.moment is not None else None,
+        "at": chosen.moment.when.isoformat() if chosen.moment is not None else None,
+        "kept_until": kept.isoformat() if kept is not None else None,
         "nearest": [_nearest_document(nearest) for nearest in chosen.nearest],
         **report_document(done.report),
         "written": [str(path) for path in written],
         **openings.document(),
     }
     output.document(code == 0 and not openings.own, document)
-    made = moment_in_words(chosen.moment or made_at(done.set_id))
+    made = moment_in_words(chosen.moment.when if chosen.moment is not None else made_at(done.set_id))
     brought = done.tables or [*done.stores, *done.files]
     output.say(f"{done.app}: {', '.join(brought)} as of {made}.", style="green")
     for note in (*done.notes, *map(str, chosen.nearest)):
         output.note(note)
+    if kept is not None:
+        output.note(
+            f"The copy of its server is kept until {moment_in_words(kept)}, to be rolled on: multidb restore "
+            f"{chosen.owner} --until MOMENT; multidb backups prune removes it."
+        )
     if done.safety:
         output.say(f"What it had before is in set {done.safety.id}.")
     return code or (1 if openings.own else 0)
+
+
+def _kept_until(engine: Engine, chosen: _Chosen) -> datetime | None:
+    if chosen.moment is None or chosen.moment.copy is KeepCopy.NO or chosen.moment.discard:
+        return None
+    server, _ = archived_place(engine, engine.fleet.app(chosen.owner))
+    kept = kept_copy(engine.state, server)
+    return kept.since + KEPT if kept is not None else None
 
 
 def _nearest_document(nearest: Nearest) -> dict[str, Any]:

@@ -149,6 +149,8 @@ class Revival:
         moment: the last moment whose changes it has.
         last: the name of the last of the log's files that the moment needs.
         app: whose data is meant: the only place that anybody can get to.
+        keep: another copy stays at the moment, which nobody can get to, so that it can be rolled on to a later one.
+        go_on: from the copy that an earlier one has kept: of the same base backup and app, and of no later moment.
     """
 
     base: BaseBackup
@@ -156,6 +158,8 @@ class Revival:
     moment: datetime
     last: str
     app: App
+    keep: bool = False
+    go_on: bool = False
 
 
 @runtime_checkable
@@ -170,10 +174,20 @@ class RevivableKind(ServerKind, Protocol):
             WrongVersion: this machine has no program for it.
         """
 
-    def revive(self, hosted: HostedServer, admin: Secret, revival: Revival, progress: Progress) -> None:
+    def revive(
+        self,
+        hosted: HostedServer,
+        admin: Secret,
+        revival: Revival,
+        progress: Progress,
+        waiting: HostedServer | None = None,
+    ) -> None:
         """Fills `hosted.folder`, which is empty, so that `prepare` starts what the server was at that moment: with this
         password of the admin's, with nobody else's way in, and with nothing at work in it that the server had at work.
         Files of other apps may be there without their contents.
+
+        Args:
+            waiting: for the copy that is kept at the moment; its folder is empty, or has the one to go on from.
 
         Raises:
             ArchiveError: what was archived does not make a server.

@@ -148,6 +148,13 @@ class Runtime(Protocol):
             ServerError: it does not start.
         """
 
+    def forget_copy(self, server: Server) -> None:
+        """Removes the copy of `server` that was kept (`Revival.keep`). None there is fine.
+
+        Raises:
+            Locked: another run is at it.
+        """
+
     def without_scratch(self, server: Server) -> AbstractContextManager[None]:
         """In the block `server` has no scratch server that could be adopted: `Locked` while another run has one."""
 

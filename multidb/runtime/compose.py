@@ -22,7 +22,7 @@ from multidb.model.container import Container
 from multidb.runtime import Restarted, ServerState, ServerStatus
 from multidb.runtime.compose_servers import ComposeServers
 from multidb.runtime.compose_start import RECORD, ComposeStart
-from multidb.runtime.copies import admin_of_copy, revived_here
+from multidb.runtime.copies import admin_of_copy, forget_copy, revived_here
 from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -164,6 +164,10 @@ class ComposeRuntime:
     ) -> contextlib.AbstractContextManager[Server] | None:
         """See `Runtime.revived`: as a process of this machine."""
         return revived_here(self._project, self._state, server, revival, progress)
+
+    def forget_copy(self, server: Server) -> None:
+        """See `Runtime.forget_copy`."""
+        forget_copy(self._project, self._state, server)
 
     def without_scratch(self, server: Server) -> contextlib.AbstractContextManager[None]:
         """See `Runtime.without_scratch`: none can be adopted here."""

@@ -10,7 +10,7 @@ from multidb.runtime.hosted import admin_ref
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
-__all__ = ["admin_of_copy", "clear_copies", "revived_here"]
+__all__ = ["admin_of_copy", "clear_copies", "forget_copy", "revived_here"]
 
 
 def revived_here(
@@ -20,6 +20,13 @@ def revived_here(
     from multidb.runtime.embedded import EmbeddedRuntime
 
     return EmbeddedRuntime(project, state).revived(server, revival, progress)
+
+
+def forget_copy(project: Project, state: ProjectState, server: Server) -> None:
+    """See `Runtime.forget_copy`."""
+    from multidb.runtime.embedded import EmbeddedRuntime
+
+    EmbeddedRuntime(project, state).forget_copy(server)
 
 
 def admin_of_copy(state: ProjectState, server: Server) -> Secret:

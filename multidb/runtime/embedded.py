@@ -224,6 +224,16 @@ class EmbeddedRuntime:
         kind = hosted.kind.copying(hosted, revival.base.product)
         return self._revived(dataclasses.replace(hosted, kind=kind), kind, revival, one_at_a_time(progress))
 
+    def forget_copy(self, server: Server) -> None:
+        """See `Runtime.forget_copy`."""
+        hosted = self._hosted_server(server)
+        if hosted is None or not isinstance(hosted.kind, RevivableKind):
+            return
+        scratch_servers = self._scratch_servers(unwatched)
+        with self._state.machine_lock(scratch_servers.beside(hosted).name, "multidb"):
+            scratch_servers.end_strays(scratch_servers.copy(hosted).name)
+            _remove_copy(scratch_servers.copy(hosted), hosted.kind)
+
     def clear_scratch(self, progress: Progress) -> None:
         """Ends and removes the scratch servers that nobody uses any more."""
         if any(self._servers.glob("scratch-*")):
@@ -353,9 +363,15 @@ class EmbeddedRuntime:
         self, hosted: HostedServer, kind: RevivableKind, revival: Revival, report: Progress
     ) -> Iterator[Server]:
         scratch_servers = self._scratch_servers(report)
+        copy = scratch_servers.copy(hosted)
 
         def fill(beside: HostedServer, admin: Secret) -> None:
-            kind.revive(beside, admin, revival, report)
+            if revival.keep:
+                scratch_servers.end_strays(copy.name)
+                if not revival.go_on:
+                    _remove_copy(copy, kind)
+                copy.folder.mkdir(parents=True, exist_ok=True)
+            kind.revive(beside, admin, revival, report, copy if revival.keep else None)
 
         try:
             with scratch_servers.running(hosted, fill) as server:
@@ -532,3 +548,8 @@ def _still_running(status: ServerStatus, process: Process | None, stopped: bool)
     return dataclasses.replace(
         status, state=ServerState.FAILED, message=f"runs on as it was: {status.message}", pid=process.pid
     )
+
+
+def _remove_copy(copy: HostedServer, kind: RevivableKind) -> None:
+    kind.forget(copy)
+    shutil.rmtree(copy.folder, ignore_errors=True)

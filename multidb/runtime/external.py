@@ -13,7 +13,7 @@ from multidb.concurrency import side_by_side
 from multidb.errors import Refused, UsageError
 from multidb.model import Address, App, Endpoint, Progress, Project, Revival, Server, ServerSpec
 from multidb.runtime import Restarted, ServerState, ServerStatus
-from multidb.runtime.copies import admin_of_copy, clear_copies, revived_here
+from multidb.runtime.copies import admin_of_copy, clear_copies, forget_copy, revived_here
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -67,6 +67,10 @@ class ExternalRuntime:
     def revived(self, server: Server, revival: Revival, progress: Progress) -> AbstractContextManager[Server] | None:
         """See `Runtime.revived`: on this machine, whatever the server itself runs on."""
         return revived_here(self._project, self._state, server, revival, progress)
+
+    def forget_copy(self, server: Server) -> None:
+        """See `Runtime.forget_copy`."""
+        forget_copy(self._project, self._state, server)
 
     def without_scratch(self, server: Server) -> AbstractContextManager[None]:
         """See `Runtime.without_scratch`: none can be adopted here."""

@@ -27,6 +27,7 @@ from multidb.secrets import Secret, generate
 __all__ = ["ScratchServers"]
 
 _PREFIX: Final = "scratch-"
+_COPY: Final = "copy-"
 _STOP_TIMEOUT: Final = 60.0  # seconds until a process that does not leave is killed
 
 
@@ -78,6 +79,17 @@ class ScratchServers:
         options = hosted.options.model_copy(update=dict.fromkeys(hosted.kind.ports if hosted.kind else ()))
         return dataclasses.replace(hosted, name=name, folder=self._servers / name, log=log, options=options)
 
+    def copy(self, hosted: HostedServer) -> HostedServer:
+        """Where a copy of the server of `hosted` is that is kept, and never started."""
+        beside, name = self.beside(hosted), _COPY + hosted.name
+        return dataclasses.replace(beside, name=name, folder=self._servers / name)
+
+    def end_strays(self, name: str) -> None:
+        """Ends what a killed run has left running in the folder of this name."""
+        for pid, folder in self._control.ledger.strays(self._servers).items():
+            if folder == str(self._servers / name):
+                processes.stop(pid, _STOP_TIMEOUT)
+
     def adopt(self, hosted: HostedServer) -> None:
         """Gives the data of the scratch server of `hosted` to the server itself, which is started anew."""
         name, folder = hosted.name, hosted.folder
@@ -100,9 +112,7 @@ class ScratchServers:
     def _remove(self, name: str) -> None:
         """The process, then the data, then what else is known of it."""
         self._control.stop(name)
-        for pid, folder in self._control.ledger.strays(self._servers).items():  # of a run that was killed
-            if folder == str(self._servers / name):
-                processes.stop(pid, _STOP_TIMEOUT)
+        self.end_strays(name)
         shutil.rmtree(self._servers / name, ignore_errors=True)
         (self._servers.parent / "logs" / f"{name}.log").unlink(missing_ok=True)
         secrets = self._state.secrets

@@ -196,7 +196,7 @@ def test_postgres_takes_verified_connections_only(inside: Inside, rendered: Rend
         pytest.skip("only root can give a key to another user, as the container's start does")
     inside.install_key()
     hba = inside.root / "pg_hba.conf"  # the rendered one, where nobody may read it
-    hba.write_text((rendered.folder("postgres") / "pg_hba.conf").read_text())
+    hba.write_text((rendered.root / "infrastructure/postgres/pg_hba.conf").read_text())
     words = rendered.service("postgres")["command"]
     settings = dict(inside.moved(word).split("=", 1) for word in words if "=" in word)
     settings |= {"hba_file": str(hba), "listen_addresses": "127.0.0.1,127.0.0.2"}

@@ -137,6 +137,7 @@ STATE = {
         },
         "copying": {"ann": {"id": ID, "from": "a", "to": ["b"]}},
     },
+    "copies": {"postgres": {"app": "ann", "stream": "20261121T140502Z", "base": ID, "at": WHEN, "since": WHEN}},
     "continuous": {
         "postgres": {
             "stream": "20261121T140502Z",

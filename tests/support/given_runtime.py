@@ -46,6 +46,9 @@ class GivenRuntime:
     def revived(self, server: Server, revival: Revival, progress: Progress) -> None:
         return None
 
+    def forget_copy(self, server: Server) -> None:
+        raise AssertionError("there is no copy")
+
     def without_scratch(self, server: Server) -> AbstractContextManager[None]:
         return nullcontext()
 

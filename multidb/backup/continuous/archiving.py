@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from multidb.age_keys import recipient_problem
 from multidb.backup.continuous.catalog import LogPosition, Positions, base_text, positions_text, read_positions, thinned
+from multidb.backup.continuous.kept import expire_copies
 from multidb.backup.continuous.lag import SECTION
 from multidb.backup.continuous.layout import BASE, POSITIONS, base_folder, log_path, mac_of, server_folder, slot
 from multidb.backup.continuous.pruning import prune
@@ -89,6 +90,7 @@ def archive_servers(engine: Engine, progress: Progress) -> list[Round]:
         Locked: another round is under way.
     """
     state, project = engine.state, engine.project
+    expire_copies(engine, exact_now())
     noted = set(state.read(SECTION))
     desired = {server.name for server in archived_servers(engine)}
     if not noted | desired:

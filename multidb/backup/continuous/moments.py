@@ -3,17 +3,20 @@ out of it as for any set. What comes of it is a set, which goes the way of every
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import BinaryIO, Final
 
 from multidb import __version__
 from multidb.backup.continuous.archiving import archive_servers, archived_servers, signing_key
 from multidb.backup.continuous.catalog import Archived, Base, Stream, archived
+from multidb.backup.continuous.kept import KeptCopy, expire_copies, forget_note, note_copy, require_copy
 from multidb.backup.continuous.layout import base_folder, place_of
 from multidb.backup.creation import ServerContexts, repository, targets_of
 from multidb.backup.encryption import Identities
@@ -34,8 +37,10 @@ from multidb.state import ProjectState
 
 __all__ = [
     "FOLDER",
+    "KeepCopy",
     "Nearest",
     "RevivedApp",
+    "archived_place",
     "clear_moments",
     "moment_of",
     "nearest_sets",
@@ -51,9 +56,9 @@ FOLDER: Final = ".multidb/moments"
 _MOMENT: Final = re.compile(r"\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?( ?(Z|UTC|[+-]\d{2}:?\d{2}))?")
 
 
-def moment_of(text: str) -> datetime:
-    """The moment that a person means: ``2026-11-28 10:31``, with seconds or without. In UTC, as multidb says every
-    time, unless it has another zone: ``2026-11-28 10:31+02:00``.
+def moment_of(text: str, option: str = "--at") -> datetime:
+    """The moment that a person means by an option: ``2026-11-28 10:31``, with seconds or without. In UTC, as multidb
+    says every time, unless it has another zone: ``2026-11-28 10:31+02:00``.
 
     Raises:
         UsageError: it is none.
@@ -64,7 +69,7 @@ def moment_of(text: str) -> datetime:
             return (parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)).astimezone(UTC)
     raise UsageError(
         f"{text!r} is no moment",
-        where="--at",
+        where=option,
         hint="write it as 2026-11-28 10:31 or 2026-11-28 10:31:05, in UTC; or with a zone: 2026-11-28 10:31+02:00",
     )
 
@@ -119,7 +124,7 @@ def newest_of(engine: Engine, app: App, targets: Sequence[str] | None = None) ->
     Raises:
         UsageError: there is none.
     """
-    server, _ = _archived_place(engine, app)
+    server, _ = archived_place(engine, app)
     windows = [window for there in windows_of(engine, server, targets) for window in there.windows]
     if not windows:
         raise UsageError("there is no moment yet", where="--at", hint=_window_hint(engine, server, targets))
@@ -133,6 +138,17 @@ def windows_of(engine: Engine, server: Server, targets: Sequence[str] | None = N
     return [archived(target, engine.project.name, server.name, key) for target in targets_of(engine.fleet, addresses)]
 
 
+class KeepCopy(Enum):
+    """What becomes of the copy of a server, besides that it is read.
+
+    NO: nothing. YES: it is kept at the moment. GO_ON: it is the one that is kept, rolled on to the moment.
+    """
+
+    NO = "no"
+    YES = "yes"
+    GO_ON = "go on"
+
+
 @contextmanager
 def set_of_moment(
     engine: Engine,
@@ -142,6 +158,7 @@ def set_of_moment(
     targets: Sequence[str] | None = None,
     keys: Identities | None = None,
     progress: Progress,
+    copy: KeepCopy = KeepCopy.NO,
 ) -> Iterator[Copy]:
     """A set of what the app had at a moment, on the target `FOLDER`; it is gone after the block. The caller holds
     `exclusively`.
@@ -152,10 +169,10 @@ def set_of_moment(
         ArchiveError: what is archived does not lead there; the app was not there then.
     """
     try:
-        with revived(engine, app, moment, targets=targets, keys=keys, progress=progress) as there:
+        with revived(engine, app, moment, targets=targets, keys=keys, progress=progress, copy=copy) as there:
             made = _read_out(engine, there, moment, progress)
-        (copy,) = [copy for copy in repository(engine.fleet, [FOLDER]).copies() if copy.id == made.id]
-        yield copy
+        (own,) = [own for own in repository(engine.fleet, [FOLDER]).copies() if own.id == made.id]
+        yield own
     finally:
         clear_moments(engine.state)
 
@@ -182,17 +199,21 @@ def revived(
     targets: Sequence[str] | None = None,
     keys: Identities | None = None,
     progress: Progress,
+    copy: KeepCopy = KeepCopy.NO,
 ) -> Iterator[RevivedApp]:
     """A copy of the app's server as of a moment, for the block. Raises as `set_of_moment`."""
-    server, context = _archived_place(engine, app)
-    words = moment_in_words(moment)
+    server, context = archived_place(engine, app)
+    expire_copies(engine, exact_now())
+    words, kept = moment_in_words(moment), None
+    if copy is KeepCopy.GO_ON:
+        kept = require_copy(engine.state, server, app, moment)
     if moment > exact_now():
         raise UsageError(f"{words} has not come yet", where="--at", hint=_window_hint(engine, server, targets))
-    origin = _origin(engine, server, moment, targets)
+    origin = _origin(engine, server, moment, targets, kept)
     if origin is None:
         with suppress(Locked):  # what was written since the last round; whoever is at it does the same
             archive_servers(engine, progress)
-        origin = _origin(engine, server, moment, targets)
+        origin = _origin(engine, server, moment, targets, kept)
     if origin is None:
         raise UsageError(f"{words} cannot be gone back to", where="--at", hint=_window_hint(engine, server, targets))
     stream, base = origin
@@ -201,7 +222,10 @@ def revived(
     assert key is not None
     assert base.base is not None
     source = _ArchivedFiles(stream, base, moment, key, keys)
-    starting = engine.fleet.runtime.revived(server, Revival(base.base, source, moment, source.last, then), progress)
+    revival = Revival(base.base, source, moment, source.last, then, copy is not KeepCopy.NO, copy is KeepCopy.GO_ON)
+    if revival.keep:
+        forget_note(engine.state, server.name)  # until it has got there
+    starting = engine.fleet.runtime.revived(server, revival, progress)
     if starting is None:
         raise Refused(
             "a copy of it cannot be brought up here",
@@ -209,6 +233,9 @@ def revived(
             hint="that takes its program on this machine, of the same major version",
         )
     with starting as scratch:
+        if revival.keep:
+            os.sync()  # nothing of it is written through, and the machine may go down before it is rolled on
+            note_copy(engine.state, server, KeptCopy(app.id, stream.id, base.id, moment, exact_now()))
         with engine.fleet.open(scratch) as session:
             own = replace(context, facts=session.facts, server=scratch)
         yield RevivedApp(scratch, own, then)
@@ -281,7 +308,12 @@ def _read_out(engine: Engine, there: RevivedApp, moment: datetime, progress: Pro
     return made
 
 
-def _archived_place(engine: Engine, app: App) -> tuple[Server, StoreContext]:
+def archived_place(engine: Engine, app: App) -> tuple[Server, StoreContext]:
+    """The archived server of an app, and what its store is told of it.
+
+    Raises:
+        UsageError: none of its servers is archived.
+    """
     servers = {server.name: server for server in archived_servers(engine)}
     for store in app.stores:
         if _has_log(engine, store):
@@ -298,15 +330,19 @@ def _has_log(engine: Engine, store: str) -> bool:
 
 
 def _origin(
-    engine: Engine, server: Server, moment: datetime, targets: Sequence[str] | None
+    engine: Engine, server: Server, moment: datetime, targets: Sequence[str] | None, kept: KeptCopy | None
 ) -> tuple[Stream, Base] | None:
-    """The stream that has the moment, and the newest base backup from before it."""
+    """The stream that has the moment, and the newest base backup from before it; those of the copy that is gone on
+    from."""
     for there in windows_of(engine, server, targets):
         for stream in there.streams:
             window = stream.window
             if window is not None and window.since <= moment <= window.until:
                 bases = [base for base in stream.usable if base.base is not None and base.base.ended <= moment]
-                return stream, bases[-1]
+                if kept is not None:
+                    bases = [base for base in bases if (stream.id, base.id) == (kept.stream, kept.base)]
+                if bases:
+                    return stream, bases[-1]
     return None
 
 

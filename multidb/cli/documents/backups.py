@@ -218,6 +218,8 @@ class PruneDocument(ResultDocument):
     remove: list[CopyDocument]
     keep: list[KeptSetDocument]
     unfinished: list[UnfinishedDocument]
+    copies: list[str]
+    """Servers whose copy, which `restore --keep-copy` has kept, need not stay."""
     failed: list[ErrorDocument]
 
 
@@ -245,9 +247,11 @@ class RestoreDocument(AppliedChanges):
     """The set of what it had before."""
     notes: list[str]
     at: AwareDatetime | None
-    """With `--at`, the moment."""
+    """With `--at` or `--until`, the moment."""
+    kept_until: AwareDatetime | None
+    """Until when the copy of the server is kept at that moment, for `--until`; null: it is not."""
     nearest: list[NearestDocument]
-    """With `--at`, what there is of stores that no moment can be had of."""
+    """With `--at` or `--until`, what there is of stores that no moment can be had of."""
     written: Written
     breaches: list[str]
     """What is open in the app's own walls."""

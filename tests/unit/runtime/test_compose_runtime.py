@@ -292,7 +292,7 @@ def test_a_server_that_can_takes_a_renewed_certificate_while_it_runs(
     assert "SELECT pg_reload_conf()" in statements
     assert any(text.startswith("CONFIG SET tls-cert-file /run/multidb/server.crt") for text in statements)
     assert {command for _, command in executed} == {"sh /etc/multidb-tls/key.sh"}
-    assert after(certificates[0], tls / "postgres" / "pg_hba.conf") == (set(), {"postgres"}, [])
+    assert after(certificates[0], tls / "postgres" / "start.sh") == (set(), {"postgres"}, [])
 
     def fails(_: DockerEngine, service: str, command: Sequence[str]) -> None:
         raise ServerError("its container is gone", where=service)

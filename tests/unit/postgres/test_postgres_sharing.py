@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -195,9 +196,33 @@ def test_an_app_that_is_elsewhere_is_left_where_it_is() -> None:
     assert list(moved(rows, _Inspection(app("brain")), owners)) == []  # type: ignore[arg-type]
 
 
+def test_each_app_of_a_server_costs_what_any_other_costs() -> None:
+    def calls(count: int) -> int:
+        names = [f"app{number}_{count}" for number in range(count)]  # names are made once
+        owners = {f"{name}_owner": Owner("digi", name) for name in names}
+        rows = [row(name, f"multidb:digi/{name} 0123abcd", f"{name}_owner") for name in names]
+        seen = 0
+
+        def count_call(*_: object) -> None:
+            nonlocal seen
+            seen += 1
+
+        inspection = _Inspection(*map(app, names))
+        before = sys.getprofile()
+        sys.setprofile(count_call)
+        try:
+            found = list(moved(rows, inspection, owners))  # type: ignore[arg-type]
+        finally:
+            sys.setprofile(before)
+        assert found == []
+        return seen
+
+    assert calls(200) < 5 * calls(50)
+
+
 class _Inspection:
-    def __init__(self, one: App) -> None:
-        self.apps = (one,)
+    def __init__(self, *apps: App) -> None:
+        self.apps = apps
         self.context = StoreContext("digi", facts())
 
 

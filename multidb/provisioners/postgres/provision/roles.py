@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,6 +74,7 @@ class AppNames:
     test_database: str
 
     @classmethod
+    @functools.lru_cache(maxsize=4096)  # a plan asks for those of each app again and again
     def of(cls, app_id: str) -> AppNames:
         """The names of the app with this id."""
         logins = ("_user", "_readonly", "_migrate", "_user_b", "_readonly_b", "_migrate_b")

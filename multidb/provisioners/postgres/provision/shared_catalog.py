@@ -221,19 +221,19 @@ def moved(
         rows: the databases in the answer to `catalog.overview_query`.
         owners: by role, whose it is.
     """
-    project = inspection.context.project
+    project, apps = inspection.context.project, {app.id: app for app in inspection.apps}
     for row in rows:
-        inside = {
-            whose.app
-            for who, _ in privileges_of(row["privileges"])
-            if (whose := owners.get(who)) is not None and whose.project == project
-        }
-        for app in inspection.apps:
-            place = home(app)
-            if is_shared(row["mark"]) and app.id in inside and place.database != row["name"]:
-                yield app.id, _elsewhere(app, f"a schema of {row['name']}")
-            elif place.schema is not None and parse_mark(row["mark"])[0] == Owner(project, app.id):
-                yield app.id, _elsewhere(app, f"the database {row['name']}")
+        if is_shared(row["mark"]):
+            owning = {owners.get(who) for who, _ in privileges_of(row["privileges"])}
+            inside = {owner.app for owner in owning if owner is not None and owner.project == project}
+            for app_id in sorted(inside & apps.keys()):
+                if home(apps[app_id]).database != row["name"]:
+                    yield app_id, _elsewhere(apps[app_id], f"a schema of {row['name']}")
+            continue
+        owner, _ = parse_mark(row["mark"])
+        app = apps.get(owner.app) if owner is not None and owner.project == project else None
+        if app is not None and home(app).schema is not None:
+            yield app.id, _elsewhere(app, f"the database {row['name']}")
 
 
 def _elsewhere(app: App, where: str) -> ServerError:

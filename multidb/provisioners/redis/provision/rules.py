@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 BYTES: Final = "surrogateescape"  # how bytes that are no text stand in one, so that they go back as they came
+_MARKS: Final = frozenset(" \"'\\")  # what a word may not have outside quotes; no other space is printable
 ALL_DATABASES = "all"
 NO_DATABASES = "none"
 
@@ -286,7 +287,7 @@ def join_line(words: Iterable[str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    if word and word.isprintable() and not any(letter.isspace() or letter in "\"'\\" for letter in word):
+    if word and word.isprintable() and _MARKS.isdisjoint(word):
         return word
     return '"' + "".join(_shown(letter) for letter in word) + '"'
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from multidb.model import (
     ComparingArchive,
     FollowedSource,
     FollowingArchive,
+    HandStoppedSource,
     ImportOptions,
     Lag,
     Place,
@@ -45,6 +46,7 @@ __all__ = [
     "FollowedImport",
     "abort_following",
     "begin_following",
+    "catch_up",
     "cut_over",
     "followed_import",
     "lags",
@@ -162,11 +164,7 @@ def lags(engine: Engine, request: ImportRequest, progress: Progress) -> dict[str
     for store in request.sources:
         with _opened(engine, request, app, store) as one:
             if one.place is None or note["phase"] == _BEGINNING:
-                raise Refused(
-                    f"it was interrupted before everything of {store} was copied",
-                    where=f"app {app.id}",
-                    hint=f"give it up: multidb import {app.id} --abort; then begin again",
-                )
+                raise _half_copied(app.id, store)
             lag = one.archive.lag(one.place, one.source, note["mark"])
             if lag.size is None:
                 lag = replace(lag, as_of=datetime.fromisoformat(note["caught_up"][store]))
@@ -187,9 +185,33 @@ def stoppings(engine: Engine, request: ImportRequest) -> dict[str, str]:
     return by_store
 
 
-def cut_over(engine: Engine, request: ImportRequest, progress: Progress) -> CutOver:
+def catch_up(engine: Engine, request: ImportRequest, progress: Progress) -> None:
+    """Catches up the copies that do not follow by themselves, while everybody writes on. The caller holds `exclusively`
+    and the app's lock.
+
+    Raises:
+        Refused: it was interrupted before everything was copied, or its places are being exchanged.
+        MultidbError: it could not be done; the same again goes on.
+    """
+    app, note = importing_app(engine, request), _note(engine, request)
+    if note["phase"] == _EXCHANGING:
+        raise _being_exchanged(app.id)
+    if note["phase"] == _BEGINNING:
+        raise _half_copied(app.id, listed(list(request.sources)))
+    with ExitStack() as stack:
+        opened = [stack.enter_context(_opened(engine, request, app, store)) for store in request.sources]
+        _require_there(opened, app)
+        _all_caught_up(opened, note, app, Journal(engine.state), progress)
+
+
+def cut_over(
+    engine: Engine, request: ImportRequest, progress: Progress, stopped: Callable[[Sequence[str]], None] | None = None
+) -> CutOver:
     """Catches up the copies, stops writing at the sources and makes the copies the app's. The caller holds
     `exclusively` and the app's lock.
+
+    Args:
+        stopped: told of the places whose writers people have to stop; returns when they have. None: they have already.
 
     Raises:
         Refused: the app has data, and `replace` was not said; or a copy is not what its source has. The app is as it
@@ -199,6 +221,8 @@ def cut_over(engine: Engine, request: ImportRequest, progress: Progress) -> CutO
     app, note = importing_app(engine, request), _note(engine, request)
     stores, mark, journal = list(request.sources), str(note["mark"]), Journal(engine.state)
     before = None
+    if note["phase"] == _BEGINNING:
+        raise _half_copied(app.id, listed(stores))
     if note["phase"] != _EXCHANGING:
         taken = occupied(engine, app, stores)
         if taken and not request.replace:
@@ -215,8 +239,14 @@ def cut_over(engine: Engine, request: ImportRequest, progress: Progress) -> CutO
         opened = [stack.enter_context(_opened(engine, request, app, store)) for store in stores]
         stopping = {store: source.stopping() for store, source, *_ in opened}
         if note["phase"] != _EXCHANGING:
-            note = _all_caught_up(opened, note, app, journal, progress)
-            began = time.monotonic()
+            _require_there(opened, app)
+            by_hand = [one for one in opened if _is_stopped_by_hand(one.source)]
+            written = opened if stopped is not None else [one for one in opened if one not in by_hand]
+            note = _all_caught_up(written, note, app, journal, progress)
+            if by_hand and stopped is not None:
+                stopped([request.sources[one.store].text for one in by_hand])
+            if not by_hand or stopped is not None:
+                began = time.monotonic()
             _bring_to_an_end(opened, note, request, app, journal, progress)
         else:
             _bring_up_again(opened, note, request, app, progress)
@@ -244,14 +274,24 @@ def abort_following(engine: Engine, request: ImportRequest, progress: Progress) 
     """
     note = _note(engine, request)
     if note["phase"] == _EXCHANGING:
-        raise Refused(
-            "its places are being exchanged",
-            where=f"app {request.app}",
-            hint=f"finish it: multidb import {request.app} --cutover",
-        )
+        raise _being_exchanged(request.app)
     left = _given_up(engine, request, str(note["mark"]), progress)
     Journal(engine.state).end(FOLLOWING, request.app)
     return left
+
+
+def _half_copied(app: str, store: str) -> Refused:
+    return Refused(
+        f"it was interrupted before everything of {store} was copied",
+        where=f"app {app}",
+        hint=f"give it up: multidb import {app} --abort; then begin again",
+    )
+
+
+def _being_exchanged(app: str) -> Refused:
+    return Refused(
+        "its places are being exchanged", where=f"app {app}", hint=f"finish it: multidb import {app} --cutover"
+    )
 
 
 class _Opened(NamedTuple):
@@ -262,6 +302,17 @@ class _Opened(NamedTuple):
     archive: FollowingArchive
     place: Place | None  # None: it is gone, or was exchanged already
     context: StoreContext
+
+
+def _is_stopped_by_hand(source: FollowedSource) -> bool:
+    return isinstance(source, HandStoppedSource) and source.is_stopped_by_hand()
+
+
+def _require_there(opened: list[_Opened], app: App) -> None:
+    if gone := [one.store for one in opened if one.place is None]:
+        raise Refused(
+            f"the copy of {listed(gone)} is gone", where=app.where, hint=f"multidb import {app.id} --abort; then again"
+        )
 
 
 def _caught_up(archive: FollowingArchive, place: Place, source: FollowedSource, mark: str, progress: Progress) -> str:
@@ -275,12 +326,9 @@ def _all_caught_up(
     opened: list[_Opened], note: dict[str, Any], app: App, journal: Journal, progress: Progress
 ) -> dict[str, Any]:
     """Catches up what does not follow by itself, while everybody writes on. The note that says so."""
-    moments = {}
+    moments = dict(note.get("caught_up", {}))
     for store, source, archive, place, _ in opened:
-        if place is None:
-            raise Refused(
-                f"the copy of {store} is gone", where=app.where, hint=f"multidb import {app.id} --abort; then again"
-            )
+        assert place is not None
         progress(app.id, f"catching up {store}")
         with temporary_files():
             moments[store] = _caught_up(archive, place, source, str(note["mark"]), progress)
@@ -351,11 +399,14 @@ def _stop_and_drain(opened: list[_Opened], mark: str, request: ImportRequest, ap
     for _, source, *_ in opened:
         source.require_stopped()
     if changed and not request.accept:
+        by_hand = all(_is_stopped_by_hand(one.source) for one in opened if one.store in changed)
+        again = f"stop what writes there, then: multidb import {app.id} --cutover"
+        anew = "tables, columns and the like that were changed there are not followed: multidb import "
+        anew += f"{app.id} --abort, then begin again"
         raise Refused(
             f"the copy is not what the source has: {changed_words(changed)}",
             where=app.where,
-            hint="nothing was changed here, and the source may be written again; tables, columns and the like that "
-            f"were changed there are not followed: multidb import {app.id} --abort, then begin again",
+            hint=f"nothing was changed here, and the source may be written again; {again if by_hand else anew}",
         )
 
 

@@ -90,6 +90,8 @@ def import_apps(  # noqa: PLR0913 (an option is an argument)
 
     With --live the copy follows its source, which is written all the while, until --cutover: that stops writers there,
     waits for the last change, compares, and makes the copy the app's. What both make at the source is taken away again.
+    Where a store tells nobody of its changes, --live --yes again and --cutover bring the copy up to date by comparing,
+    and --cutover asks that its writers be stopped by hand.
     """
     options = ImportOptions(pattern, prefix, names_of(names))
     request = DataRequest(run, sources or {}, options, replace, safety_set, accept_differences, yes)

@@ -14,6 +14,7 @@ from multidb.backup.following import (
     FollowedImport,
     abort_following,
     begin_following,
+    catch_up,
     cut_over,
     followed_import,
     lags,
@@ -37,7 +38,7 @@ from multidb.cli.plan_view import report_document, show_report
 from multidb.cli.restore import audited, ready
 from multidb.document import printable
 from multidb.engine import Engine
-from multidb.errors import UsageError
+from multidb.errors import Refused, UsageError
 from multidb.history import RunRecord
 from multidb.manifest import app_id
 from multidb.model import Lag, Progress, Survey, listed, moment_in_words, size_in_words
@@ -89,9 +90,16 @@ class LiveImport:
         return 0
 
     def say_lag(self, name: str) -> int:
-        """Says how far the copies are behind."""
+        """Says how far the copies are behind; before that, with --yes, those that do not follow by themselves are
+        caught up."""
         output, engine = self.asked.run.output, self._engine()
         followed, request = self._followed(engine, app_id(name))
+        if self.asked.yes:
+            with self._working(engine, request.app, "catch up") as (engine, progress, record):
+                catch_up(engine, request, progress)
+                record.add(
+                    "catch up", "import", listed([place.text for place in request.sources.values()]), request.app
+                )
         with output.working():
             behind = lags(engine, request, output.progress)
         problems = [lag.problem for lag in behind.values() if lag.problem]
@@ -111,11 +119,17 @@ class LiveImport:
             output.document(True, import_document(nothing_imported(request.app)))
             return 0
         with self._working(engine, request.app, "cut over") as (engine, progress, record):
-            done = cut_over(engine, request, progress)
+            done = cut_over(engine, request, progress, None if asked.yes else self._ask_stopped)
             for store in done.stores:
                 record.add("import", "data", f"{store} from {request.sources[store].text}", request.app)
             record.applied(done.report)
         return self._say(engine, done)
+
+    def _ask_stopped(self, places: Sequence[str]) -> None:
+        with self.asked.run.output.asking():
+            question = f"All but the last changes are here. Does nobody write at {listed(list(places))} any more?"
+            if not ask(question, yes=False):
+                raise Refused("its writers go on", where=listed(list(places)), hint="stop them, then run it again")
 
     def abort(self, name: str) -> int:
         """Gives it up."""

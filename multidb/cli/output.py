@@ -175,6 +175,15 @@ class Output:
                 self._bars = None
                 self._tasks.clear()
 
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Amid work: no bar is drawn over a question."""
+        if self._bars is not None:
+            self._bars.stop()
+        yield
+        if self._bars is not None:
+            self._bars.start()
+
     def progress(self, subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
         """The progress callback of the engine and the runtimes; safe from any thread."""
         message = redact(message)

@@ -24,6 +24,7 @@ __all__ = [
     "ComparingArchive",
     "FollowedSource",
     "FollowingArchive",
+    "HandStoppedSource",
     "ImportArchive",
     "ImportOptions",
     "ImportSource",
@@ -208,6 +209,15 @@ class FollowedSource(ImportSource, Protocol):
 
     def unfollow(self, mark: str) -> None:
         """Takes away what following has made at the source. Nothing there is fine."""
+
+
+@runtime_checkable
+class HandStoppedSource(FollowedSource, Protocol):
+    """A source that may have no way of its own to stop who writes there."""
+
+    def is_stopped_by_hand(self) -> bool:
+        """Whether `stop_writing` does nothing, and people have to do it where the writers run. That they have not is
+        found by the comparison, as far as they write meanwhile."""
 
 
 @runtime_checkable

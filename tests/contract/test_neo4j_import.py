@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import neo4j
 import pytest
 
 from multidb.errors import (
@@ -210,3 +211,38 @@ def test_a_file_that_is_no_dump_and_a_server_that_cannot_be_stopped_are_refused(
         assert "--from-neo4j" in obstacle
         with pytest.raises(Refused, match="cannot stop"):
             archive.bring_in(Place(PlaceKind.NEW, APP, "neo4j"), dump, Marks(), quiet)
+
+
+def test_why_a_graph_is_not_followed_is_said_with_what_keeps_its_writers_away(
+    neo4j_servers: tuple[RealServer, RealServer],
+) -> None:
+    there, _ = neo4j_servers
+    with GraphSource(location(there)) as graph:
+        assert graph.edition == "community"
+        following = graph.survey(APP, CONTEXT).following
+        assert "server.databases.default_to_read_only=true in its neo4j.conf" in following
+        assert "ALTER DATABASE" not in following
+        graph.edition = "enterprise"
+        assert "ALTER DATABASE `neo4j` SET ACCESS READ ONLY" in graph.survey(APP, CONTEXT).following
+
+
+@pytest.mark.rare
+def test_a_server_whose_writers_are_kept_away_so_is_read(neo4j_servers: tuple[RealServer, RealServer]) -> None:
+    there, _ = neo4j_servers
+    name = "server.directories.configuration"
+    with GraphSource(location(there)) as graph:
+        nodes = graph.measure(APP, CONTEXT).counts["nodes"]
+    (row,) = as_admin(there, f"SHOW SETTINGS '{name}' YIELD value")
+    file = Path(str(row["value"])) / "neo4j.conf"
+    before = file.read_text()
+    assert there.restart is not None
+    try:
+        file.write_text(f"{before}\nserver.databases.default_to_read_only=true\n")
+        there.restart()
+        with pytest.raises(neo4j.exceptions.ClientError, match="read-only"):
+            as_admin(there, "CREATE (:A)", database="neo4j")
+        with GraphSource(location(there)) as graph:
+            assert graph.measure(APP, CONTEXT).counts["nodes"] == nodes
+    finally:
+        file.write_text(before)
+        there.restart()

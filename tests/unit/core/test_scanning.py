@@ -99,6 +99,25 @@ def test_collections_belong_to_the_longest_id_that_is_known() -> None:
         ({"vectors": {}, "sparse_vectors": {"words": {}}}, {"sparse": {"words": {}}}),
         ({"vectors": {"size": 2, "distance": "Cosine", "multivector_config": {"comparator": "max_sim"}}}, None),
         ({"vectors": {"size": 2, "distance": "Hamming"}}, None),
+        (
+            {"vectors": {"size": 2, "distance": "Dot", "multivector_config": None, "datatype": None}},
+            {"size": 2, "distance": "dot"},
+        ),
+        (
+            {"vectors": {"size": 2, "distance": "Dot", "datatype": "float16"}},
+            {"size": 2, "distance": "dot", "datatype": "float16"},
+        ),
+        ({"vectors": {"size": 2, "distance": "Dot", "datatype": "float32"}}, {"size": 2, "distance": "dot"}),
+        ({"vectors": {"size": 2, "distance": "Dot", "datatype": "turbo4"}}, None),
+        (
+            {"vectors": {"size": {"size": 2, "distance": "Dot"}}},
+            {"vectors": {"size": {"size": 2, "distance": "dot"}}},
+        ),
+        (
+            {"vectors": None, "sparse_vectors": {"a": {"modifier": "idf"}, "b": {"modifier": "none"}, "c": None}},
+            {"sparse": {"a": {"modifier": "idf"}, "b": {}, "c": {}}},
+        ),
+        ({"vectors": {"size": 2, "distance": "Dot"}, "sparse_vectors": {"a": {"modifier": "log"}}}, None),
         ({}, None),
     ],
 )
@@ -120,6 +139,12 @@ def test_graphs() -> None:
         "beep-boop": ("beep_boop", False),
         "x": ("", True),
         "known": ("known", False),
+        "neo4j": ("", True),
     }
+    shared = ExistingGraphs(("neo4j",), "neo4j", 12, (Owner("other", "one"), Owner("other", "two")))
+    scanning = provisioner("neo4j").scanning
+    assert scanning is not None
+    both = [(place.name, place.app, place.owner, place.reason) for place in scanning.places(shared, ())]
+    assert both == [("neo4j", app, Owner("other", app), "") for app in ("one", "two")]
     alone = places("neo4j", ExistingGraphs(("neo4j",), "neo4j", 12, ()))
     assert "12 nodes" in alone["neo4j"].reason

@@ -38,6 +38,11 @@ from multidb.secrets import Secret
 __all__ = ["DumpSource", "GraphSource", "source"]
 
 _OLDEST: Final = 5
+_ENTERPRISE: Final = "enterprise"
+_FOLLOWING: Final = (
+    "a graph tells nobody of its changes, and its nodes have no names that last, by which two times could be compared "
+    "(an elementId goes to another node after a deletion). Stop its writers there"
+)
 _LABELS: Final = 200  # labels of which each is counted before anything is copied
 _MAGIC: Final = (b"DZV1", b"DGV1", b"\x1f\x8b")  # of a dump: by zstd, by gzip, and gzip before Neo4j 4
 
@@ -83,7 +88,16 @@ class GraphSource:
             counts=counts,
             losses=losses,
             obstacles=obstacles,
+            following=f"{_FOLLOWING}: {self._read_only()}",
         )
+
+    def _read_only(self) -> str:
+        """What keeps writers away there, as the source's edition has it."""
+        if self.edition == _ENTERPRISE:
+            stopped = f"ALTER DATABASE {quoted(self._database)} SET ACCESS READ ONLY (SET ACCESS READ WRITE undoes it)"
+        else:
+            stopped = "server.databases.default_to_read_only=true in its neo4j.conf, and a restart"
+        return f"{stopped}; then import it without --live, while it can be read"
 
     def _counts(self) -> dict[str, int]:
         counts = {
@@ -189,12 +203,13 @@ class GraphSource:
 
     def _version(self) -> str:
         try:
-            rows = self._bolt.ask("CALL dbms.components() YIELD name, versions")
+            rows = self._bolt.ask("CALL dbms.components() YIELD name, versions, edition")
         except DRIVER_ERRORS as error:
             if "Security" in str(getattr(error, "code", "")) or not getattr(error, "code", ""):
                 raise
             rows = []
         version = next((str(row["versions"][0]) for row in rows if row["name"] == "Neo4j Kernel"), "")
+        self.edition = next((str(row["edition"]) for row in rows if row["name"] == "Neo4j Kernel"), "")
         major = re.match(r"\d+", version)
         if major is None or int(major[0]) < _OLDEST:
             product = f"Neo4j {version}" if version else "something else than Neo4j"
@@ -253,6 +268,7 @@ class DumpSource:
                 "a comparison of both sides: what is in a dump is known only once it is loaded",
             ),
             obstacles=(shared,) if _is_shared(app, context) else (),
+            following="a file does not change: leave out --live",
         )
 
     def measure(self, app: App, context: StoreContext) -> Measures:

@@ -44,7 +44,10 @@ def _place(name: str, read: ExistingGraphs) -> ExistingPlace:
 
 
 def _default(read: ExistingGraphs) -> list[ExistingPlace]:
-    if not read.nodes or read.marks:
+    """On a server without other databases, apps share the default one, or it is the one app's."""
+    if read.marks and set(read.databases) <= {read.default}:
+        return [ExistingPlace("database", read.default, mark.app, owner=mark) for mark in read.marks]
+    if not read.nodes:
         return []
     reason = f"{counted(read.nodes, 'node')}; every session begins in it, so it is no app's own: bring the data in"
     return [ExistingPlace("database", read.default, reason=reason)]

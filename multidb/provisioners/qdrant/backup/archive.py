@@ -21,6 +21,7 @@ from multidb.model import (
     ArchiveWriter,
     Checkpoint,
     ImportSource,
+    Lag,
     Measures,
     Owner,
     Part,
@@ -51,6 +52,7 @@ from multidb.provisioners.qdrant.backup.points import (
     with_tenant,
     write_lines,
 )
+from multidb.provisioners.qdrant.backup.renewal import Renewal
 from multidb.provisioners.qdrant.backup.snapshot_file import SnapshotSource
 from multidb.provisioners.qdrant.backup.snapshots import WORK_SECONDS, Snapshot, Snapshots
 from multidb.provisioners.qdrant.backup.source import CollectionsSource
@@ -220,6 +222,34 @@ class QdrantArchive:
             intake.copy(source, done, progress, local=self._facts.local)
         else:
             raise TypeError(f"{type(source).__name__} is no source of collections")
+
+    def follow(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        """Nothing follows by itself."""
+        self.catch_up(place, source, mark, progress)
+
+    def catch_up(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        """Every point of both sides is compared, once, and what differs is loaded."""
+        self.renewal(place).renew(_compared(source), progress)
+
+    def lag(self, place: Place, source: ImportSource, mark: str) -> Lag:
+        """Only a comparison tells."""
+        return Lag(None)
+
+    def drain(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        """As `catch_up`, which finds little then."""
+        self.catch_up(place, source, mark, progress)
+
+    def unlike(self, place: Place, source: ImportSource) -> Sequence[str]:
+        """Every point of both sides is compared once more: whoever still writes there is found so."""
+        return list(self.renewal(place).unlike(_compared(source), unwatched))
+
+    def detach(self, place: Place, mark: str) -> None:
+        """Nothing was attached."""
+
+    def renewal(self, place: Place) -> Renewal:
+        """What makes the place as its source is."""
+        collections, marks = Collections.of(place), self._marks(place)
+        return Renewal(self._server, self._transport, self._maker, collections, marks, local=self._facts.local)
 
     # What is where
 
@@ -427,6 +457,12 @@ class QdrantArchive:
 
     def _must(self, call: Call) -> Reply:
         return expect(self._server, self._transport.send(call, seconds=WORK_SECONDS))
+
+
+def _compared(source: ImportSource) -> CollectionsSource:
+    if not isinstance(source, CollectionsSource):
+        raise TypeError(f"{type(source).__name__} is no source that is compared point by point")
+    return source
 
 
 def _chunks(source: BinaryIO) -> Iterator[bytes]:

@@ -32,6 +32,8 @@ class PlaceMark:
             undone must be gone on with.
         aliases: other names that the live collection shall have.
         settings: its limits and metadata, as the body of a PATCH.
+        moment: of a collection that is kept like one elsewhere, the ``created_at`` of points that have none there.
+        made_as: a digest of how that one was made.
     """
 
     kind: PlaceKind
@@ -40,6 +42,8 @@ class PlaceMark:
     replacing: bool = False
     aliases: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    moment: str = ""
+    made_as: str = ""
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -52,6 +56,8 @@ class PlaceMark:
             "replacing": self.replacing,
             "aliases": list(self.aliases),
             "settings": dict(self.settings),
+            "moment": self.moment,
+            "made_as": self.made_as,
         }
         return {_KEY: values}
 
@@ -67,7 +73,7 @@ class PlaceMark:
         mark = (details["config"].get("metadata") or {}).get(_KEY)
         if not isinstance(mark, Mapping):
             return None
-        texts = [mark.get(key) for key in ("kind", "project", "app", "type")]
+        texts = [mark.get(key, "") for key in ("kind", "project", "app", "type", "moment", "made_as")]
         aliases, replacing = mark.get("aliases"), mark.get("replacing")
         if not all(isinstance(text, str) for text in texts) or texts[0] not in _KINDS:
             return None
@@ -78,8 +84,9 @@ class PlaceMark:
         settings = mark.get("settings", {})
         if not is_configuration({"created": {}, "settings": settings}):
             return None
-        kind, project, app, content = map(str, texts)
-        return cls(PlaceKind(kind), Owner(project, app), content, replacing, tuple(aliases), settings)
+        kind, project, app, content, moment, made_as = map(str, texts)
+        owner = Owner(project, app)
+        return cls(PlaceKind(kind), owner, content, replacing, tuple(aliases), settings, moment, made_as)
 
 
 @dataclass(frozen=True, slots=True)

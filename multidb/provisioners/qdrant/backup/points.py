@@ -7,10 +7,10 @@ import json
 import sys
 import time
 from array import array
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import nan
+from math import hypot, isclose, nan
 from typing import Any, BinaryIO, Final
 
 from multidb.errors import ArchiveError
@@ -24,10 +24,14 @@ __all__ = [
     "Fingerprint",
     "Page",
     "Point",
+    "are_alike",
+    "cosines",
+    "digests",
     "joined",
     "page_size",
     "pages",
     "read_lines",
+    "vectors_of",
     "with_tenant",
     "write_lines",
 ]
@@ -40,6 +44,7 @@ _MULTI: Final = 32  # vectors that a multivector is reckoned with
 _WORK_SECONDS: Final = 300.0
 _TIMEOUT: Final = 120  # seconds to wait for a collection that limits its reads to so many a minute
 _MODULUS: Final = 1 << 128
+_CLOSE: Final = 1e-5  # more than float32 loses of a component of a vector that is one long
 LARGEST_ANSWER: Final = 1 << 27  # bytes of one answer, or of one line: Qdrant itself takes 32 MB in one request
 
 
@@ -133,12 +138,12 @@ def write_lines(out: BinaryIO, points: Iterable[Point]) -> None:
         ArchiveError: a vector has a component that is no number, which no server takes back.
     """
     for point in points:
-        if not _is_whole(_vectors(point)):
+        if not _is_whole(vectors_of(point)):
             raise ArchiveError(
                 f"the vector of point {point['id']} has a component that is no number, and JSON cannot hold it",
                 hint="correct the point, or use servers.qdrant.backup: snapshot",
             )
-        line = {"id": point["id"], "payload": point.get("payload") or {}, "vector": _vectors(point)}
+        line = {"id": point["id"], "payload": point.get("payload") or {}, "vector": vectors_of(point)}
         out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
 
@@ -194,11 +199,9 @@ class Fingerprint:
         """Adds points to both digests."""
         for point in points:
             self.count += 1
-            identity = json.dumps(point["id"]).encode()
-            payload = with_tenant(point, self._tenant, "\0").get("payload") or {}
-            text = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
-            self._points += _number(identity, text)
-            self._vectors += _number(identity, *_canonical(_vectors(point)))
+            content, vectors = digests(point, self._tenant)
+            self._points += content
+            self._vectors += vectors
 
     def measures(self, kind: str, details: Mapping[str, Any], *, local: bool) -> Measures:
         """Under the names of a type of content.
@@ -208,7 +211,7 @@ class Fingerprint:
             local: by local mode, whose vectors of cosine distance are left out.
         """
         fingerprints = {f"points {kind}": self.points}
-        if not (local and _has_cosine(details)):
+        if not (local and cosines(details)):
             fingerprints[f"vectors {kind}"] = self.vectors
         return Measures({f"points {kind}": self.count}, fingerprints)
 
@@ -223,19 +226,70 @@ class Fingerprint:
         return f"{self._vectors % _MODULUS:032x}"
 
 
-def _has_cosine(details: Mapping[str, Any]) -> bool:
+def digests(point: Point, tenant: str) -> tuple[int, int]:
+    """Of a point's id and payload, and of its id and vectors.
+
+    Args:
+        tenant: the `tenant_id` that counts as the same for every app.
+    """
+    identity = json.dumps(point["id"]).encode()
+    payload = with_tenant(point, tenant, "\0").get("payload") or {}
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+    return _number(identity, text), _number(identity, *_canonical(vectors_of(point)))
+
+
+def are_alike(one: Point, other: Point, directions: Collection[str]) -> bool:
+    """Whether two points have the same vectors.
+
+    Args:
+        directions: the vectors (by name; the only one has none) of which only the direction counts: local mode gives
+            those of cosine distance one long, or as they were written.
+    """
+    ours, theirs = _named(vectors_of(one)), _named(vectors_of(other))
+    return ours.keys() == theirs.keys() and all(
+        _is_close(vector, theirs[name]) if name in directions else _is_same(vector, theirs[name])
+        for name, vector in ours.items()
+    )
+
+
+def _named(vectors: Any) -> Mapping[str, Any]:
+    return vectors if isinstance(vectors, Mapping) else {"": vectors}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return list(_canonical({"": one})) == list(_canonical({"": other}))
+
+
+def _is_close(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    if len(one) != len(other) or not one:
+        return len(one) == len(other)
+    if isinstance(one[0], Sequence) or isinstance(other[0], Sequence):
+        both = isinstance(one[0], Sequence) and isinstance(other[0], Sequence)
+        return both and all(map(_is_close, one, other))
+    if None in one or None in other:
+        return one == other
+    lengths = hypot(*one) or 1.0, hypot(*other) or 1.0
+    return all(
+        isclose(mine / lengths[0], yours / lengths[1], rel_tol=0, abs_tol=_CLOSE)
+        for mine, yours in zip(one, other, strict=True)
+    )
+
+
+def cosines(details: Mapping[str, Any]) -> frozenset[str]:
+    """The vectors of cosine distance, by name."""
     vectors = details["config"]["params"].get("vectors") or {}
-    dense = [vectors] if isinstance(vectors.get("size"), int) else list(vectors.values())
-    return any(str(vector["distance"]).lower() == "cosine" for vector in dense)
+    named = {"": vectors} if isinstance(vectors.get("size"), int) else vectors
+    return frozenset(name for name, vector in named.items() if str(vector["distance"]).lower() == "cosine")
 
 
-def _vectors(point: Point) -> Any:
+def vectors_of(point: Point) -> Any:
+    """As the server gives them: one, or several by name; none as an empty mapping."""
     vector = point.get("vector")
     return {} if vector is None else vector
 
 
 def _canonical(vectors: Any) -> Iterator[bytes]:
-    named = vectors if isinstance(vectors, Mapping) else {"": vectors}
+    named = _named(vectors)
     for name in sorted(named):
         yield name.encode()
         vector = named[name]

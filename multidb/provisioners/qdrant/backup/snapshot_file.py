@@ -60,6 +60,7 @@ class SnapshotSource:
             renames={one.name: collection_name(app.id, one.type)},
             losses=("aliases, which are in no snapshot",),
             obstacles=tuple(obstacles(app, [one])),
+            following="a file does not change: leave out --live",
         )
 
     def incoming(self, app: App) -> Incoming:

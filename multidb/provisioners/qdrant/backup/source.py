@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +85,11 @@ class CollectionsSource:
         self._transport.close()
 
     @property
+    def text(self) -> str:
+        """Where it is, for messages."""
+        return self._location.text
+
+    @property
     def product(self) -> str:
         """What is read."""
         return "Qdrant local mode" if self.local else f"Qdrant {self.version}"
@@ -110,12 +115,15 @@ class CollectionsSource:
             renames={one.name: here for one in chosen if (here := collection_name(app.id, one.type)) != one.name},
             losses=tuple(self._losses(app, chosen, aliases, foreign)),
             obstacles=(*obstacles(app, chosen), *self._unknown(chosen)),
+            following="",
         )
 
     def incoming(self, app: App) -> list[Incoming]:
-        """The collections that are chosen, by the names that they get."""
-        chosen = [name for name in self._names if self._is_chosen(name)]
-        described, aliases = self._catalog.described(chosen), self._catalog.aliases()
+        """The collections that are chosen, by the names that they get: those of now."""
+        with at_source(self._location, STORE):
+            self._names = self._catalog.names()
+            chosen = [name for name in self._names if self._is_chosen(name)]
+            described, aliases = self._catalog.described(chosen), self._catalog.aliases()
         return [
             Incoming(name, type_of(name, app, self._options), details, self._aliases_of(name, aliases, app))
             for name, details in described.items()
@@ -171,7 +179,7 @@ class CollectionsSource:
             self._stamp = Stamp(app.tenant_id, app.id, moment or now())
         return self._stamp
 
-    def points(self, one: Incoming, app: App, offset: Any = None) -> Iterator[tuple[list[Point], Any]]:
+    def points(self, one: Incoming, app: App, offset: Any = None) -> Generator[tuple[list[Point], Any], None, None]:
         """The points in pages, stamped, and the offset of each page's successor; None after the last."""
         stamp = self.stamp(app)
         with at_source(self._location, STORE):
@@ -199,6 +207,33 @@ class CollectionsSource:
                 fingerprint.add(page)
             measures.append(self.measured(one, fingerprint))
         return joined(measures)
+
+    # While it is written
+
+    def is_stopped_by_hand(self) -> bool:
+        """No request stops the writers of a server: strict mode lets points be deleted, and keys stand in its
+        configuration. A folder is held by whoever has it open."""
+        return not self.local
+
+    def stopping(self) -> str:
+        if self.local:
+            return "the folder is held until the command ends, and nobody else can open it; nothing of that lasts"
+        return (
+            "a Qdrant cannot stop its writers: stop them where they run, and for good, since what is written there "
+            "after the comparison is lost; writers that go on are found by it, and nothing is exchanged"
+        )
+
+    def stop_writing(self) -> None:
+        """Nothing to do: the folder is open already, and a server cannot."""
+
+    def require_stopped(self) -> None:
+        """What can be known is told by the comparison."""
+
+    def allow_writing(self) -> None:
+        """Nothing of it lasts."""
+
+    def unfollow(self, mark: str) -> None:
+        """Nothing was made there."""
 
     def copied(self) -> Measures | None:
         return None if not self._fingerprints else joined(self._fingerprints.values())

@@ -15,6 +15,9 @@ __all__ = ["ExistingCollections", "options_of", "places"]
 
 _TYPE: Final = r"[a-z0-9][a-z0-9_-]*"
 _DISTANCES: Final = {"Cosine": "cosine", "Dot": "dot", "Euclid": "euclid", "Manhattan": "manhattan"}
+_FLOAT: Final = "float32"
+_DATATYPES: Final = frozenset({_FLOAT, "float16", "uint8"})
+_NONE, _IDF = "none", "idf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +54,33 @@ def _place(name: str, details: Mapping[str, Any], aliases: Mapping[str, str], kn
 
 
 def _options(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the manifest says of such vectors; None: it has no words for some of them. Local mode tells also what was
+    not given, as null."""
     vectors, sparse = params.get("vectors") or {}, params.get("sparse_vectors") or {}
-    options: dict[str, Any] = {"sparse": {name: {} for name in sparse}} if sparse else {}
-    if "size" in vectors:
-        single = _vector(vectors)
-        return None if single is None else single | options
-    named = {name: _vector(vector) for name, vector in vectors.items()}
-    if None in named.values() or not (named or sparse):
+    words = {name: _sparse(vector) for name, vector in sparse.items()}
+    single = isinstance(vectors.get("size"), int)  # else a vector of that name
+    named = {} if single else {name: _vector(vector) for name, vector in vectors.items()}
+    one = _vector(vectors) if single else {}
+    if one is None or None in (*words.values(), *named.values()) or not (one or named or words):
         return None
-    return ({"vectors": named} if named else {}) | options
+    return one | ({"vectors": named} if named else {}) | ({"sparse": words} if words else {})
 
 
 def _vector(vector: Any) -> dict[str, Any] | None:
-    if not isinstance(vector, Mapping) or vector.get("distance") not in _DISTANCES or "multivector_config" in vector:
+    if not isinstance(vector, Mapping) or vector.get("distance") not in _DISTANCES or vector.get("multivector_config"):
         return None
-    return {"size": vector["size"], "distance": _DISTANCES[vector["distance"]]}
+    datatype = vector.get("datatype") or _FLOAT
+    options = {"size": vector["size"], "distance": _DISTANCES[vector["distance"]]}
+    if datatype not in _DATATYPES:
+        return None
+    return options if datatype == _FLOAT else {**options, "datatype": datatype}
+
+
+def _sparse(vector: Any) -> dict[str, Any] | None:
+    modifier = (vector or {}).get("modifier") or _NONE
+    if modifier not in (_NONE, _IDF):
+        return None
+    return {} if modifier == _NONE else {"modifier": modifier}
 
 
 def options_of(existing: Sequence[ExistingPlace]) -> dict[str, Any]:

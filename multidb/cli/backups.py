@@ -18,7 +18,8 @@ from multidb.backup.continuous.archiving import archived_servers
 from multidb.backup.continuous.catalog import Archived, Stream
 from multidb.backup.continuous.kept import discard_copies, kept_copies
 from multidb.backup.continuous.moments import FOLDER as MOMENTS
-from multidb.backup.continuous.moments import moment_of, newest_of, set_of_moment, windows_of
+from multidb.backup.continuous.moments import moment_of, newest_of, set_of_moment
+from multidb.backup.continuous.origins import windows_of
 from multidb.backup.copying import copy_set, settle
 from multidb.backup.creation import repository, targets_of
 from multidb.backup.encryption import Identities, identities

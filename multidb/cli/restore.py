@@ -24,6 +24,7 @@ from multidb.backup.continuous.moments import (
     nearest_sets,
     set_of_moment,
 )
+from multidb.backup.continuous.origins import foreign_address
 from multidb.backup.creation import repository
 from multidb.backup.encryption import Identities, identities
 from multidb.backup.journal import exclusively
@@ -42,7 +43,7 @@ from multidb.engine import Engine
 from multidb.errors import ArchiveError, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
-from multidb.model import listed, moment_in_words
+from multidb.model import Server, listed, moment_in_words
 from multidb.provisioners import known_stores, provisioner
 from multidb.report import Report
 
@@ -59,6 +60,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb restore lernmi --at '2026-11-28 10:31' --replace    (as it was then, in UTC)",
         "multidb restore lernmi --at '2026-11-28 10:31+02:00' --as lernmi_then --keep-copy",
         "multidb restore lernmi --until '2026-11-28 10:40+02:00' --as lernmi_then --replace",
+        "multidb restore lernmi --at '2026-11-28 10:31' --from barman:/var/lib/barman/main --replace",
         "multidb restore lernmi --table orders --table 'shop.\"Odd name\"' --replace",
     )
 )
@@ -94,7 +96,10 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     safety_set: Annotated[
         bool, typer.Option("--safety-set/--no-safety-set", help="Make a set of what the app has now first.")
     ] = True,
-    targets: Annotated[list[str] | None, typer.Option("--from", help="Only sets on this target.")] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Only sets on this target; with --at, also barman:FOLDER.", metavar="TARGET"),
+    ] = None,
     identity: IdentityOption = None,
 ) -> int:
     """Bring a set back. All of it is loaded beside the app's data and compared before anything of it is replaced.
@@ -113,6 +118,9 @@ def restore(  # noqa: PLR0913 (an option is an argument)
 
     To look at several moments, the earliest first: --at with --keep-copy keeps the copy for a day, and --until rolls it
     on to a later one, without reading the base backup again.
+
+    With --from barman:FOLDER the moment comes out of what Barman has archived of the server (its folder has base and
+    wals in it), which nobody has signed: what lies there is trusted.
     """
     output = run.output
     engine = run.engine(output)
@@ -128,6 +136,10 @@ def restore(  # noqa: PLR0913 (an option is an argument)
         with output.working():
             engine, done = _brought_back(run, engine, chosen)
         return _show(engine, output, chosen, done)
+    if (foreign := foreign_address(targets)) is not None:
+        raise UsageError(
+            f"{foreign} has moments and no sets", where="--from", hint=f"multidb restore {name} --at MOMENT"
+        )
     copy = repository(engine.fleet, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
@@ -281,7 +293,7 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
         done = bringing(replace=chosen.replace, safety=chosen.safety_set, progress=progress)
         assert done.report is not None
         if chosen.moment is not None and chosen.moment.discard:
-            discard_copy(engine, archived_place(engine, engine.fleet.app(chosen.owner))[0])
+            discard_copy(engine, _server(engine, chosen))
         for what in done.tables or [*done.stores, *([FILES] if done.files else [])]:
             record.add("replace", "table" if done.tables else "data", f"{what} as of set {done.set_id}", into)
         record.applied(done.report)
@@ -326,11 +338,15 @@ def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> in
     return code or (1 if openings.own else 0)
 
 
+def _server(engine: Engine, chosen: _Chosen) -> Server:
+    """The one that a copy was brought up of."""
+    return archived_place(engine, engine.fleet.app(chosen.owner), foreign_address(chosen.targets))[0]
+
+
 def _kept_until(engine: Engine, chosen: _Chosen) -> datetime | None:
     if chosen.moment is None or chosen.moment.copy is KeepCopy.NO or chosen.moment.discard:
         return None
-    server, _ = archived_place(engine, engine.fleet.app(chosen.owner))
-    kept = kept_copy(engine.state, server)
+    kept = kept_copy(engine.state, _server(engine, chosen))
     return kept.since + KEPT if kept is not None else None
 
 

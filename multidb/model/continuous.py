@@ -19,7 +19,17 @@ from multidb.model.core import App, Progress
 from multidb.model.hosting import HostedServer, ServerKind
 from multidb.secrets import Secret
 
-__all__ = ["BaseBackup", "BaseFiles", "ContinuousArchive", "LogState", "Received", "RevivableKind", "Revival"]
+__all__ = [
+    "BaseBackup",
+    "BaseFiles",
+    "ContinuousArchive",
+    "ForeignArchive",
+    "ForeignBase",
+    "LogState",
+    "Received",
+    "RevivableKind",
+    "Revival",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +129,9 @@ class ContinuousArchive(Protocol):
     def next_file(self, name: str) -> Collection[str]:
         """The names that the file of the log may have that follows the file `name`."""
 
+    def details(self) -> Mapping[str, object]:
+        """What `BaseBackup.details` has of the server as it is now, for an archive that does not say it."""
+
     def base(self, writer: ArchiveWriter, progress: Progress) -> BaseBackup:
         """Writes a base backup. Streams: memory does not grow with the data, and no disk is needed.
 
@@ -126,6 +139,36 @@ class ContinuousArchive(Protocol):
             ArchiveError: it could not be made.
             Refused: the server has files elsewhere.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignBase:
+    """A base backup that another tool has made.
+
+    Args:
+        id: as the tool calls it.
+        problem: why it cannot be read; empty: it can be.
+    """
+
+    id: str
+    base: BaseBackup
+    problem: str = ""
+
+
+class ForeignArchive(Protocol):
+    """An archive of one server that another tool has made. Signed by nobody: whoever names it trusts it."""
+
+    def bases(self) -> Sequence[ForeignBase]:
+        """Its base backups, the oldest first.
+
+        Raises:
+            ArchiveError: there is no such archive.
+            TargetError: it cannot be read.
+        """
+
+    def files(self, base: ForeignBase, until: datetime) -> tuple[BaseFiles, str]:
+        """What is needed of it to go from a base backup to a moment, and the name of the last of the log's files. How
+        far the log goes is known to nobody before it was replayed."""
 
 
 class BaseFiles(Protocol):
@@ -150,6 +193,7 @@ class Revival:
         last: the name of the last of the log's files that the moment needs.
         app: whose data is meant: the only place that anybody can get to.
         keep: another copy stays at the moment, which nobody can get to, so that it can be rolled on to a later one.
+        known: whether the log is known to reach to the moment; else that has to come of replaying it.
         go_on: from the copy that an earlier one has kept: of the same base backup and app, and of no later moment.
     """
 
@@ -160,6 +204,7 @@ class Revival:
     app: App
     keep: bool = False
     go_on: bool = False
+    known: bool = True
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -14,7 +14,7 @@ from multidb.model.archive import Archive, TakeOffline
 from multidb.model.audit import Probe, Search
 from multidb.model.client import AppAccess, AppClient
 from multidb.model.container import Containers, Pooler
-from multidb.model.continuous import ContinuousArchive
+from multidb.model.continuous import ContinuousArchive, ForeignArchive
 from multidb.model.core import (
     Alternates,
     App,
@@ -145,6 +145,9 @@ class Provisioner:
     continuous: Callable[[Server, Secret | None, str], ContinuousArchive] | None = None
     """(server, admin password, application name) -> what it writes, taken away as it comes; None: the store's servers
     have no log that an app could be brought to a moment by."""
+    foreign_archives: Mapping[str, Callable[[Path, Mapping[str, object]], ForeignArchive]] = field(default_factory=dict)
+    """By the word for another archiving tool: (folder, `ContinuousArchive.details` of the server where it can be asked)
+    -> what that tool has of a server. ``restore APP --at MOMENT --from TOOL:FOLDER`` reads it."""
     allocate: Callable[[Sequence[App], Facts, Mapping[str, int]], Mapping[str, int]] | None = None
     """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
     reserved: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.support.command import Folder, project_folder
+from tests.support.moments import now
 
 pytestmark = pytest.mark.server
 
@@ -86,6 +87,35 @@ def test_sets_and_copies_are_of_one_schema(folder: Folder) -> None:
         folder.ok("remove-app", app, "--no-backup", "--yes")
         folder.ok("purge", app, "--yes-destroy", app)
     assert count(folder, "commerce", "mind.notes") == 20000
+
+
+@pytest.mark.rare
+def test_an_app_that_was_renamed_comes_back_as_of_a_moment_out_of_the_schema_that_it_had_then(folder: Folder) -> None:
+    archived = MANIFEST.replace("verify: never", "verify: never, postgres: {continuous: true}")
+    manifest = (folder.path / "multidb.yaml").read_text()
+    folder.manifest(archived)
+    try:
+        folder.ok("backup", "--due")
+        before = now()
+        folder.ok("clone", "brain", "copy", "--yes")
+        folder.ok("backup", "--due")
+        moment = now()
+        with database(folder, "copy") as copy:
+            copy.execute("DELETE FROM notes")
+        folder.ok("rename-app", "copy", "twin", "--yes-destroy", "copy")
+        with database(folder, "twin") as twin:
+            assert twin.execute("SELECT to_regnamespace('copy')").fetchone() == (None,)  # the control
+        folder.ok("restore", "twin", "--at", moment, "--replace", "--yes")
+        assert count(folder, "twin", "twin.notes") == 20000
+        refused = folder.run("restore", "twin", "--at", before, "--replace", "--yes")
+        assert refused.code == 6
+        assert "copy has no schema" in refused.err
+        assert "take a later moment" in refused.err
+        folder.ok("remove-app", "twin", "--no-backup", "--yes")
+        folder.ok("purge", "twin", "--yes-destroy", "twin")
+    finally:
+        folder.manifest(manifest)
+        folder.ok("backup", "--due")  # the slot goes
 
 
 @pytest.mark.rare

@@ -39,6 +39,7 @@ __all__ = ["Round", "archive_servers", "archived_servers", "signing_key"]
 
 _EARLY: Final = 0.02  # of an interval: a timer that fires a moment early must not lose a whole turn
 _CHUNK: Final = 1 << 20
+_NEXT: Final = "put that right; the server keeps its log until then, and the next run takes it: multidb backup --due"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ class _Archiving:
                 section.get(self._server.name, {}).pop("failed", None)
         except (MultidbError, OSError) as error:
             problem = error if isinstance(error, MultidbError) else _unusable(error)
+            problem.hint = problem.hint or _NEXT
             self._done = replace(self._done, error=problem)
             with suppress(MultidbError), self._state.change(SECTION) as section:
                 if (note := section.get(self._server.name)) is not None:

@@ -7,17 +7,23 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import BinaryIO, Final
+from typing import Final
 
 from multidb import __version__
-from multidb.backup.continuous.archiving import archive_servers, archived_servers, signing_key
-from multidb.backup.continuous.catalog import Archived, Base, Stream, archived
+from multidb.backup.continuous.archiving import archive_servers, archived_servers
 from multidb.backup.continuous.kept import KeptCopy, expire_copies, forget_note, note_copy, require_copy
-from multidb.backup.continuous.layout import base_folder, place_of
+from multidb.backup.continuous.origins import (
+    ForeignAddress,
+    Origin,
+    archived_origin,
+    foreign_address,
+    foreign_origin,
+    windows_of,
+)
 from multidb.backup.creation import ServerContexts, repository, targets_of
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal
@@ -25,14 +31,21 @@ from multidb.backup.places import temporary_files
 from multidb.backup.repository import Copy, Destinations, exact_now, utc_now
 from multidb.backup.set_ids import new_id
 from multidb.backup.sets import FILES, MANIFEST, BackupSet, StoredPart, declaration
-from multidb.backup.streams import StoreReader, StoreWriter
+from multidb.backup.streams import StoreWriter
 from multidb.engine import Engine
 from multidb.errors import Locked, Refused, UsageError
 from multidb.fleet import Scope
-from multidb.model import App, Progress, Revival, Server, StoreContext, moment_in_words, time_in_words
+from multidb.model import (
+    App,
+    Progress,
+    Revival,
+    Server,
+    StoreContext,
+    moment_in_words,
+    time_in_words,
+)
 from multidb.provisioners import provisioner
 from multidb.renames import former_names
-from multidb.secrets import Secret
 from multidb.state import ProjectState
 
 __all__ = [
@@ -47,7 +60,6 @@ __all__ = [
     "newest_of",
     "revived",
     "set_of_moment",
-    "windows_of",
 ]
 
 FOLDER: Final = ".multidb/moments"
@@ -104,10 +116,15 @@ class Nearest:
 
 def nearest_sets(engine: Engine, app: App, moment: datetime, targets: Sequence[str] | None) -> list[Nearest]:
     """What there is of the app's stores that cannot be brought to a moment."""
-    others = [store for store in app.stores if not _has_log(engine, store)] + ([FILES] if app.files else [])
+    foreign = foreign_address(targets)
+    if foreign is None:
+        others = [store for store in app.stores if not _has_log(engine, store)]
+    else:
+        others = [store for store in app.stores if foreign.tool not in provisioner(store).foreign_archives]
+    others += [FILES] if app.files else []
     if not others:
         return []
-    copies = repository(engine.fleet, targets).copies([app.id])
+    copies = repository(engine.fleet, targets if foreign is None else None).copies([app.id])
     nearest = []
     for store in others:
         having = [copy for copy in copies if copy.backup_set is not None and store in copy.backup_set.all_parts]
@@ -122,20 +139,15 @@ def newest_of(engine: Engine, app: App, targets: Sequence[str] | None = None) ->
     """The newest moment that the app can be brought back to.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or nobody knows it.
     """
+    if (foreign := foreign_address(targets)) is not None:
+        raise UsageError(f"how far {foreign} goes is not known", where="--at", hint="say a moment: --at MOMENT")
     server, _ = archived_place(engine, app)
     windows = [window for there in windows_of(engine, server, targets) for window in there.windows]
     if not windows:
         raise UsageError("there is no moment yet", where="--at", hint=_window_hint(engine, server, targets))
     return max(window.until for window in windows)
-
-
-def windows_of(engine: Engine, server: Server, targets: Sequence[str] | None = None) -> list[Archived]:
-    """What each target has of a server."""
-    key = signing_key(engine.state, server)
-    addresses = targets or engine.project.backup.to
-    return [archived(target, engine.project.name, server.name, key) for target in targets_of(engine.fleet, addresses)]
 
 
 class KeepCopy(Enum):
@@ -202,27 +214,30 @@ def revived(
     copy: KeepCopy = KeepCopy.NO,
 ) -> Iterator[RevivedApp]:
     """A copy of the app's server as of a moment, for the block. Raises as `set_of_moment`."""
-    server, context = archived_place(engine, app)
+    foreign = foreign_address(targets)
+    server, context = archived_place(engine, app, foreign)
     expire_copies(engine, exact_now())
     words, kept = moment_in_words(moment), None
     if copy is KeepCopy.GO_ON:
         kept = require_copy(engine.state, server, app, moment)
     if moment > exact_now():
-        raise UsageError(f"{words} has not come yet", where="--at", hint=_window_hint(engine, server, targets))
-    origin = _origin(engine, server, moment, targets, kept)
-    if origin is None:
-        with suppress(Locked):  # what was written since the last round; whoever is at it does the same
-            archive_servers(engine, progress)
-        origin = _origin(engine, server, moment, targets, kept)
-    if origin is None:
-        raise UsageError(f"{words} cannot be gone back to", where="--at", hint=_window_hint(engine, server, targets))
-    stream, base = origin
+        hint = _window_hint(engine, server, targets) if foreign is None else "multidb says every time in UTC"
+        raise UsageError(f"{words} has not come yet", where="--at", hint=hint)
+    if foreign is not None:
+        origin: Origin | None = foreign_origin(engine, server, foreign, moment, kept)
+    else:
+        origin = archived_origin(engine, server, moment, targets, kept, keys)
+        if origin is None:
+            with suppress(Locked):  # what was written since the last round; whoever is at it does the same
+                archive_servers(engine, progress)
+            origin = archived_origin(engine, server, moment, targets, kept, keys)
+        if origin is None:
+            hint = _window_hint(engine, server, targets)
+            raise UsageError(f"{words} cannot be gone back to", where="--at", hint=hint)
+    assert origin is not None
     then = _called(engine.state, app, moment)
-    key = signing_key(engine.state, server)
-    assert key is not None
-    assert base.base is not None
-    source = _ArchivedFiles(stream, base, moment, key, keys)
-    revival = Revival(base.base, source, moment, source.last, then, copy is not KeepCopy.NO, copy is KeepCopy.GO_ON)
+    keeping, going_on = copy is not KeepCopy.NO, copy is KeepCopy.GO_ON
+    revival = Revival(origin.base, origin.files, moment, origin.last, then, keeping, going_on, foreign is None)
     if revival.keep:
         forget_note(engine.state, server.name)  # until it has got there
     starting = engine.fleet.runtime.revived(server, revival, progress)
@@ -235,7 +250,7 @@ def revived(
     with starting as scratch:
         if revival.keep:
             os.sync()  # nothing of it is written through, and the machine may go down before it is rolled on
-            note_copy(engine.state, server, KeptCopy(app.id, stream.id, base.id, moment, exact_now()))
+            note_copy(engine.state, server, KeptCopy(app.id, origin.stream, origin.id, moment, exact_now()))
         with engine.fleet.open(scratch) as session:
             own = replace(context, facts=session.facts, server=scratch)
         yield RevivedApp(scratch, own, then)
@@ -249,40 +264,6 @@ def clear_moments(state: ProjectState) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------------
-
-
-class _ArchivedFiles:
-    """What is read of a target to bring a server up (`BaseFiles`)."""
-
-    def __init__(self, stream: Stream, base: Base, moment: datetime, key: Secret, keys: Identities | None) -> None:
-        self._stream = stream
-        self._base = base
-        self._key = key
-        self._keys = keys
-        folder = f"{stream.folder.rpartition('/')[0]}/{base_folder(stream.id, base.id)}"
-        where = f"{stream.target.name.rstrip('/')} {folder}"
-
-        def open_stored(path: str) -> AbstractContextManager[BinaryIO]:
-            return stream.target.open(f"{folder}/{path}")
-
-        self._reader = StoreReader(base.files, open_stored, keys, where)
-        assert stream.positions is not None
-        entries = stream.positions.entries
-        enough = [entry.file for entry in entries if entry.when >= moment]
-        self.last = enough[0] if enough else max((entry.file for entry in entries), key=place_of)
-
-    def names(self) -> Sequence[str]:
-        return self._reader.names()
-
-    def file(self, name: str) -> AbstractContextManager[BinaryIO]:
-        return self._reader.file(name)
-
-    def log(self) -> Iterator[tuple[str, AbstractContextManager[BinaryIO]]]:
-        assert self._base.base is not None
-        first, last = place_of(self._base.base.first), place_of(self.last)
-        for name, file in sorted(self._stream.log.items()):
-            if not file.is_segment or first <= file.place <= last:
-                yield name, self._stream.open_log(file, self._key, self._keys)
 
 
 def _read_out(engine: Engine, there: RevivedApp, moment: datetime, progress: Progress) -> BackupSet:
@@ -308,17 +289,20 @@ def _read_out(engine: Engine, there: RevivedApp, moment: datetime, progress: Pro
     return made
 
 
-def archived_place(engine: Engine, app: App) -> tuple[Server, StoreContext]:
+def archived_place(engine: Engine, app: App, foreign: ForeignAddress | None = None) -> tuple[Server, StoreContext]:
     """The archived server of an app, and what its store is told of it.
+
+    Args:
+        foreign: what another tool has archived; then multidb need not.
 
     Raises:
         UsageError: none of its servers is archived.
     """
-    servers = {server.name: server for server in archived_servers(engine)}
+    servers = {server.name for server in archived_servers(engine)}
     for store in app.stores:
-        if _has_log(engine, store):
+        if _has_log(engine, store) if foreign is None else foreign.tool in provisioner(store).foreign_archives:
             place = ServerContexts(engine.fleet, Scope(frozenset({app.id}), frozenset({store}))).of(app, store)
-            if place is not None and place[0].name in servers:
+            if place is not None and (foreign is not None or place[0].name in servers):
                 return place
     able = " or ".join(store for store in app.stores if provisioner(store).continuous is not None)
     hint = f"archive them from now on: backup: {{{able}: {{continuous: true}}}}" if able else "restore a set of it"
@@ -327,23 +311,6 @@ def archived_place(engine: Engine, app: App) -> tuple[Server, StoreContext]:
 
 def _has_log(engine: Engine, store: str) -> bool:
     return provisioner(store).continuous is not None and engine.project.backup.continuous(store).continuous
-
-
-def _origin(
-    engine: Engine, server: Server, moment: datetime, targets: Sequence[str] | None, kept: KeptCopy | None
-) -> tuple[Stream, Base] | None:
-    """The stream that has the moment, and the newest base backup from before it; those of the copy that is gone on
-    from."""
-    for there in windows_of(engine, server, targets):
-        for stream in there.streams:
-            window = stream.window
-            if window is not None and window.since <= moment <= window.until:
-                bases = [base for base in stream.usable if base.base is not None and base.base.ended <= moment]
-                if kept is not None:
-                    bases = [base for base in bases if (stream.id, base.id) == (kept.stream, kept.base)]
-                if bases:
-                    return stream, bases[-1]
-    return None
 
 
 def _window_hint(engine: Engine, server: Server, targets: Sequence[str] | None) -> str:

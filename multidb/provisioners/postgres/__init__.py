@@ -40,8 +40,9 @@ admin does not own stays open, which the isolation level says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from multidb.model import (
@@ -53,6 +54,7 @@ from multidb.model import (
     ContinuousArchive,
     ExistingPlace,
     Finding,
+    ForeignArchive,
     Health,
     HostedServer,
     Hosting,
@@ -112,6 +114,12 @@ def _source(location: SourceLocation, options: ImportOptions) -> ImportSource:
     if location.path is not None:
         return PostgresDumpFile(location)
     return FollowedPostgres(location)
+
+
+def _barman(folder: Path, details: Mapping[str, object]) -> ForeignArchive:
+    from multidb.provisioners.postgres.backup.barman import BarmanArchive
+
+    return BarmanArchive(folder, details)
 
 
 def _continuous(server: Server, password: Secret | None, application_name: str) -> ContinuousArchive:
@@ -213,6 +221,7 @@ PROVISIONER = Provisioner(
     archive=_archive,
     source=_source,
     continuous=_continuous,
+    foreign_archives={"barman": _barman},
     address=PostgresAddress,
     processes=_processes,
     admin_password=ADMIN_PASSWORD,

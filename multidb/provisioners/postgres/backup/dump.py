@@ -13,6 +13,7 @@ import os
 import selectors
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import IO, Any, Final
 
 from multidb.errors import ArchiveError, ServerDown, ServerError, ServerSlow
@@ -21,10 +22,13 @@ from multidb.provisioners.postgres.backup import bound, configuration, contents,
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.backup.locales import Locale
+from multidb.provisioners.postgres.backup.places import NEW, OLD
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision.databases import Home, home
+from multidb.provisioners.postgres.provision.marks import parse_mark
+from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.script import printable
 
@@ -60,6 +64,7 @@ def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Prog
         ArchiveError: no pg_dump here fits the server, or it failed; somebody else's things are in the database.
         ServerSlow: the app holds a table for longer than a minute.
     """
+    app = _as_there(databases, app)
     program, where = databases.program("pg_dump"), home(app)
     live = Place(PlaceKind.LIVE, app, where.database)
     with reading(databases, live) as (delegate, connection), ThreadPoolExecutor(1) as beside:
@@ -136,6 +141,27 @@ def _details(
         "beyond": document,
         "notes": notes,
     }
+
+
+def _as_there(databases: Databases, app: App) -> App:
+    """The app with the schema that it has there: on a copy of a server as of a moment it may have had another name, as
+    the app itself. `ArchiveError` where it has none."""
+    place = home(app)
+    with databases.inside_live(app) as admin:
+        there = (json.loads(admin.schemas())["schemas"] or {}) if place.schema is not None and admin is not None else {}
+    if place.schema is None or place.schema in there:
+        return app
+    owners = {name: parse_mark(schema["mark"])[0] for name, schema in there.items() if not name.endswith((NEW, OLD))}
+    own = [name for name, owner in owners.items() if owner is not None and owner.app == app.id]
+    options = app.stores[STORE]
+    if databases.server.scratch and len(own) == 1 and isinstance(options, AppOptions):
+        return replace(app, stores={**app.stores, STORE: options.model_copy(update={"schema_name": own[0]})})
+    raise ArchiveError(
+        f"app {app.id} has no schema {place.schema} in database {place.database}"
+        + (" at that moment" if databases.server.scratch else ""),
+        where=databases.where,
+        hint="take a later moment" if databases.server.scratch else "multidb apply makes it",
+    )
 
 
 def _require_whole(connection: Connection, place: Home, where: str) -> None:

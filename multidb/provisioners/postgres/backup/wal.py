@@ -126,6 +126,9 @@ class PostgresContinuous:
         # A server that was promoted goes on with the next number, or with the same one again on its new timeline.
         return (f"{timeline:08X}{rest}", f"{timeline + 1:08X}{rest}", f"{timeline + 1:08X}{name[8:]}")
 
+    def details(self) -> Mapping[str, object]:
+        return self._details(json.loads(self._main.ask(_BASE)))
+
     def base(self, writer: ArchiveWriter, progress: Progress) -> BaseBackup:
         self._require()
         before = json.loads(self._main.ask(_BASE))
@@ -146,19 +149,22 @@ class PostgresContinuous:
         with programs.running(program, arguments, self._password, self._where, timer=timer) as output:
             parts = base_files.written(output, writer, timer)
         after = json.loads(self._main.ask(_BASE))
-        details: Mapping[str, object] = {
-            "postgres": self._major,
-            "segment_size": int(before["segment"]),
-            "parts": parts,
-            "databases": {**before["databases"], **after["databases"]},
-            "max_prepared_transactions": after["prepared"],
-            "max_locks_per_transaction": after["locks"],
-        }
+        databases = {"databases": {**before["databases"], **after["databases"]}}
+        details: Mapping[str, object] = {**self._details(after), **databases, "parts": parts}
         return BaseBackup(
             f"PostgreSQL {before['version']}", first, moment(before["when"]), moment(after["when"]), details
         )
 
     # ---------------------------------------------------------------------------------------------------------------
+
+    def _details(self, server: Mapping[str, Any]) -> dict[str, object]:
+        return {
+            "postgres": self._major,
+            "segment_size": int(server["segment"]),
+            "databases": server["databases"],
+            "max_prepared_transactions": server["prepared"],
+            "max_locks_per_transaction": server["locks"],
+        }
 
     def _require(self) -> None:
         if self._major < OLDEST:

@@ -188,7 +188,7 @@ class _Recovery:
         size = segment_size(self._revival)
         redone = _REDONE.search(self._messages())
         position = (int(redone[1], 16) << 32) + int(redone[2], 16) if redone is not None else 0
-        if position // size < segment_of(self._revival.last, size):
+        if position // size < segment_of(self._revival.last, size) or not self._revival.known:
             raise ArchiveError(
                 "the archived WAL ends before that moment", hint="take an earlier moment, or another target: --from"
             )

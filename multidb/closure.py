@@ -1,13 +1,15 @@
 """Apps that are closed: their logins are meant to be off until what was begun with them is done.
 
 Closures of clones stand in the section ``closed`` of the project's state, those of apps that get another name follow
-from `multidb.renames`. Every plan reads them, so that no apply turns a login on too early, whoever runs it.
+from `multidb.renames`, those of apps that move from `multidb.moves`. Every plan reads them, so that no apply turns a
+login on too early, whoever runs it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from multidb.moves import PendingMove, moves
 from multidb.renames import Rename, renames
 from multidb.state import ProjectState
 
@@ -19,19 +21,20 @@ _SECTION = "closed"
 @dataclass(frozen=True, slots=True)
 class Closure:
     """An app that has not got its data yet, or not all that is to become of it; or whose data is on its way to another
-    name.
+    name or another place.
 
     Args:
         app: the app, such as a clone.
         source: the app that its data comes from.
         masked: whether it was begun with SQL that masks its data.
-        rename: by which it is closed; None: it is a clone.
+        rename, move: by which it is closed; both None: it is a clone.
     """
 
     app: str
     source: str
     masked: bool
     rename: Rename | None = None
+    move: PendingMove | None = None
 
     @property
     def whole(self) -> bool:
@@ -41,6 +44,8 @@ class Closure:
     @property
     def why(self) -> str:
         """The state of the app, for a message."""
+        if self.move is not None:
+            return "its logins are off, because its data is on the way to another place"
         if self.rename is not None and self.app == self.rename.old:
             return f"its logins are off, because it is being renamed to {self.rename.new}"
         return f"its logins are off, because it has not got all of {self.source}'s data yet" + (
@@ -50,6 +55,8 @@ class Closure:
     @property
     def way_on(self) -> str:
         """The commands that end it, one way or the other."""
+        if self.move is not None:
+            return self.move.way_on
         if self.rename is not None:
             return self.rename.way_on
         mask = " --mask FILE.sql" if self.masked else ""
@@ -67,7 +74,8 @@ def closures(state: ProjectState) -> dict[str, Closure]:
     renamed = {
         app: Closure(app, rename.old, False, rename) for rename in renames(state).values() for app in rename.closed
     }
-    return clones | renamed
+    moved = {app: Closure(app, app, False, move=move) for app, move in moves(state).items() if move.closed}
+    return clones | renamed | moved
 
 
 def close(state: ProjectState, closure: Closure) -> None:

@@ -21,6 +21,7 @@ from multidb.model import (
     Change,
     Finding,
     Level,
+    Move,
     Project,
     Server,
     Session,
@@ -95,7 +96,7 @@ class Engine:
             scope = self.fleet.sparing_others(scope)
         plan = plan or self.plan(scope)
         refuse_conflicts(plan)
-        todo = [server for server in plan.servers if server.changes or server.error is not None or server.unread]
+        todo = [one for one in plan.servers if one.changes or one.error is not None or one.unread or one.moves]
 
         def work(server_plan: ServerPlan) -> ServerReport:
             return self._apply_server(servers.get(server_plan.server), server_plan, scope, agreed=agreed)
@@ -176,7 +177,8 @@ class Engine:
         changes = [change for change in fresh.changes if change.action is not Action.CONFLICT]
         report = self._run(server, session, scope, changes)
         in_the_way = tuple(Failure(change, conflict_error([change])) for change in conflicts)
-        report = replace(report, unread=fresh.unread, failures=(*in_the_way, *report.failures))
+        unread = {**fresh.unread, **{app: _not_moved(move) for app, move in fresh.moves.items()}}
+        report = replace(report, unread=unread, failures=(*in_the_way, *report.failures))
         if report.error is None:
             report = self._read_once_more(server, session, scope, report)
         if any(change.resource.app is None for change in report.done):
@@ -261,6 +263,15 @@ class Engine:
             return replace(report, done=done, failures=(*report.failures, *untrue))
         untrue = tuple(Failure(change, error) for change in report.done if change.resource.key in names)
         return replace(report, done=done, failures=(*report.failures, *untrue[:1]), error=error)
+
+
+def _not_moved(move: Move) -> Refused:
+    """Why nothing is done for an app whose data an apply does not move."""
+    return Refused(
+        move.sentence,
+        where=f"app {move.app.id}",
+        hint=f"move it: {move.command}; or let the manifest say what is there",
+    )
 
 
 def _server_plan(answer: Answer[ServerPlan]) -> ServerPlan:

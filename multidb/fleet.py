@@ -60,6 +60,7 @@ class Scope:
         left_open: servers on which nothing is done by which others may lose something, and not only apps (see
             `Resource.closing`), because somebody was asked and did not agree. Where nobody was asked, `Engine.apply`
             does it only on servers that are the project's own.
+        moving: apps that are looked at as if they were on their way to where the manifest has them.
         idle: also servers that no app uses, of those that the manifest names. They are asked and never changed.
     """
 
@@ -69,6 +70,7 @@ class Scope:
     regenerate: frozenset[str] = frozenset()
     deep: bool = True
     left_open: frozenset[str] = frozenset()
+    moving: frozenset[str] = frozenset()
     idle: bool = False
 
     def wants(self, app: App) -> bool:
@@ -403,7 +405,7 @@ class Fleet:
             return self.context(server, session)
 
     def _context(self, server: Server, facts: Facts | None, numbers: Mapping[str, int]) -> StoreContext:
-        spec = self.project.spec_of(server.name, server.store, server.app)
+        spec, closed = self.project.spec_of(server.name, server.store, server.app), closures(self.state)
         return StoreContext(
             self.project.name,
             facts,
@@ -412,7 +414,8 @@ class Fleet:
             server,
             read_only=frozenset(filter(server.serves, self.read_only(server.store))),
             known=spec.known if spec else frozenset(),
-            closed=frozenset(closures(self.state)),
+            closed=frozenset(closed),
+            moving=frozenset(app for app, closure in closed.items() if closure.move is not None),
             alternates=alternates_on(self.state, server.store),
             configured=self.project.runtime.configures_servers,
         )

@@ -19,7 +19,7 @@ from pydantic import JsonValue, TypeAdapter
 from multidb.document import parse
 from multidb.errors import Conflict, MultidbError
 from multidb.formats import PLAN
-from multidb.model import Action, Change, FieldChange, Finding, Isolation, Resource
+from multidb.model import Action, Change, FieldChange, Finding, Isolation, Move, Resource
 from multidb.validation import Document, Sha256, validated
 
 __all__ = [
@@ -69,6 +69,8 @@ class ServerPlan:
     """Those that it serves, of the ones in scope."""
     left: tuple[Change, ...] = ()
     """What would be changed of apps that are to be observed, or added to alone, and is not."""
+    moves: Mapping[str, Move] = dataclasses.field(default_factory=dict)
+    """By app that has another place there than the manifest gives it; none of its changes is known."""
 
     @property
     def digest(self) -> str:
@@ -117,7 +119,12 @@ class Plan:
     @property
     def in_sync(self) -> bool:
         """Whether every server could be read and is as the manifest says."""
-        return not self.changes and not self.errors
+        return not self.changes and not self.errors and not self.moves
+
+    @property
+    def moves(self) -> tuple[tuple[ServerPlan, Move], ...]:
+        """The apps that have another place on a server than the manifest gives them."""
+        return tuple((server, move) for server in self.servers for move in server.moves.values())
 
     @property
     def digest(self) -> str:
@@ -147,6 +154,7 @@ class Plan:
                 for change in self.changes
             ],
             "left": [{**change_document(change), "cause": None} for change in self.left],
+            "moves": [_move_document(server, move) for server, move in self.moves],
             "warnings": [
                 {"subject": warning.subject, "message": warning.message, "hint": warning.fix or None}
                 for warning in self.warnings
@@ -313,6 +321,20 @@ def _server_digest(server: str, changes: list[dict[str, Any]]) -> str:
 
 def _digest(of_servers: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(of_servers).encode()).hexdigest()
+
+
+def _move_document(server: ServerPlan, move: Move) -> dict[str, Any]:
+    return {
+        "app": move.app.id,
+        "store": server.store,
+        "server": server.server,
+        "from": move.source_title,
+        "to": move.destination_title,
+        "size": move.size,
+        "obstacles": list(move.obstacles),
+        "mentions": list(move.mentions),
+        "command": move.command,
+    }
 
 
 def _server_document(server: ServerPlan) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from multidb.errors import (
 )
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Facts, Isolation, Progress, Project, Server
+from multidb.moves import require_not_moving
 from multidb.numbers import forget_numbers
 from multidb.provisioners import provisioner
 from multidb.read_only import forget_read_only
@@ -170,6 +171,7 @@ def the_removed(fleet: Fleet, app_id: str) -> Tombstone:
 def _taken_out(fleet: Fleet, app_id: str, phase: Phase, grace: timedelta = timedelta(0), backup: str = "") -> Tombstone:
     """Takes the app out of the manifest, once that is written down; an earlier run's tombstone goes on in `phase`."""
     require_not_following(fleet.state, app_id)
+    require_not_moving(fleet.state, app_id)
     state = fleet.state
     stone = tombstones(state).get(app_id)
     if stone is None or (stone.phase is Phase.RESTORING and phase is Phase.REMOVING):

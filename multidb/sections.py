@@ -118,6 +118,15 @@ class _FormerNames(_Loose):
     names: list[_FormerName] = Field(default_factory=list)
 
 
+class _Move(_Loose):
+    store: str
+    phase: str
+    from_: Annotated[dict[str, JsonValue], Field(alias="from")]
+    to: dict[str, JsonValue]
+    since: MomentText
+    final_set: str
+
+
 class _Making(_Loose):
     folder: PathInside
     to: list[str]
@@ -261,6 +270,7 @@ SECTIONS: Final = {
     "admin-rotation": StateSection(dict[str, _AdminChange]),
     "renames": StateSection(dict[AppId, _Rename]),
     "renamed": StateSection(_FormerNames),
+    "moves": StateSection(dict[AppId, _Move]),
     "backup-work": StateSection(_Work),
     "backups": StateSection(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
     "continuous": StateSection(dict[str, _ArchivedServer], losable=True),  # then an archive begins anew

@@ -9,7 +9,19 @@ from multidb.access import access_of, record_access
 from multidb.baseline import Baseline
 from multidb.errors import ServerError
 from multidb.fleet import Fleet, Scope
-from multidb.model import Action, App, AppMode, Change, Inspection, Provisioner, Resource, Server, Session, StoreContext
+from multidb.model import (
+    Action,
+    App,
+    AppMode,
+    Change,
+    Inspection,
+    Move,
+    Provisioner,
+    Resource,
+    Server,
+    Session,
+    StoreContext,
+)
 from multidb.plan import LOST, ServerPlan, added, diff, in_order, without_half_apps
 from multidb.provisioners import provisioner
 from multidb.recall import recall
@@ -35,11 +47,13 @@ class ServerPlanner:
         """
         store = provisioner(server.store)
         context = context or self._fleet.context(server, session)
+        context = replace(context, moving=context.moving | scope.moving)
         in_scope = [app for app in self._fleet.apps_of(server) if scope.wants(app)]
         apps = [app for app in in_scope if app.mode(store.name) is not AppMode.OBSERVE]
         observed = [app for app in in_scope if app.mode(store.name) is AppMode.OBSERVE]
         unread: dict[str, ServerError] = {}
-        desired, live, left = self._compared(server, session, scope, context, apps, unread)
+        moves: dict[str, Move] = {}
+        desired, live, left = self._compared(server, session, scope, context, apps, unread, moves)
         left += self._observed(session, scope, context, observed)
         known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
         changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
@@ -59,7 +73,8 @@ class ServerPlanner:
             f"{session.facts.product} {session.facts.version}",
             isolation,
             tuple(change for change in written if change.resource.app not in unread),
-            unread=unread,
+            unread={app: error for app, error in unread.items() if app not in moves},
+            moves=moves,
             notes=tuple(store.caveats(session.facts)) if store.caveats else (),
             left=tuple(_with_statements(change, store, context, {}) for change in left),
         )
@@ -72,11 +87,13 @@ class ServerPlanner:
         context: StoreContext,
         apps: Sequence[App],
         unread: dict[str, ServerError],
+        moves: dict[str, Move],
     ) -> tuple[tuple[Resource, ...], Sequence[Resource], list[Change]]:
         """What is to be there, what is there, and what is left of apps from which nothing is taken.
 
         Args:
             unread: filled with the apps whose place could not be read, and why.
+            moves: filled with those of them that have another place than the manifest gives them.
         """
         store = provisioner(server.store)
         desired = tuple(store.desired(apps, context))
@@ -89,6 +106,7 @@ class ServerPlanner:
         inspection = Inspection(context, apps, desired, self._state.secrets, scope.deep)
         live = session.inspect(inspection)
         unread.update(inspection.unread)
+        moves.update(inspection.moves)
         adding = frozenset(app.id for app in apps if app.mode(store.name) is AppMode.ADDITIVE) - scope.adopt
         if not adding:
             return desired, live, []

@@ -7,7 +7,7 @@ between. A run that fails leaves it so, and the same command again goes on.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -122,9 +122,22 @@ def copy_into(
     return Cloned(report, before, notes)
 
 
-def carry(engine: Engine, source: str, app: App, progress: Progress) -> tuple[str, ...]:
+def carry(
+    engine: Engine,
+    source: str,
+    app: App,
+    progress: Progress,
+    *,
+    reading: Engine | None = None,
+    stores: Sequence[str] | None = None,
+) -> tuple[str, ...]:
     """Gives `app`, which was applied and is closed (`multidb.closure`), all that `source` has now, and compares it. It
     stays closed. The caller holds `exclusively`.
+
+    Args:
+        reading: an engine by which `source` is read, where that is another: of a project in which an app has the place
+            that it comes from.
+        stores: only what it has in these, and no files; None: all that it has.
 
     Returns:
         What of `source` it does not have.
@@ -135,11 +148,11 @@ def carry(engine: Engine, source: str, app: App, progress: Progress) -> tuple[st
     work = (engine.state.folder / "clones").resolve()  # targets are relative to the manifest, this is not
     shutil.rmtree(work, ignore_errors=True)  # of a run that died
     try:
-        scope = Scope(frozenset({source}), frozenset(app.stores))
+        scope = Scope(frozenset({source}), frozenset(app.stores if stores is None else stores))
         files = (
-            bool(app.files) and app.files != engine.project.apps[source].files
+            stores is None and bool(app.files) and app.files != engine.project.apps[source].files
         )  # a rename leaves them where they are
-        (made,) = make_sets(engine, scope, to=[str(work)], remember=False, files=files, progress=progress)
+        (made,) = make_sets(reading or engine, scope, to=[str(work)], remember=False, files=files, progress=progress)
         if made.made is None:
             name, error = next(iter(made.errors.items()))
             raise ArchiveError(f"{source} could not be read: {name}: {error}", where=f"app {source}", hint=error.hint)
@@ -162,7 +175,7 @@ def _ready_to_go(
     if mask:
         _masked_store(app)
     begun = closures(engine.state).get(app.id)
-    if begun is not None and begun.rename is not None:
+    if begun is not None and (begun.rename is not None or begun.move is not None):
         raise Refused(begun.why, where=f"app {app.id}", hint=begun.way_on)
     if begun is not None and begun.masked and not mask:
         raise Refused(

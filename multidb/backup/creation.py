@@ -30,6 +30,8 @@ from multidb.engine import Engine
 from multidb.errors import ArchiveError, MultidbError, Refused, ServerDown, ServerError
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext
+from multidb.moves import MovePhase, PendingMove
+from multidb.provisioners import provisioner
 from multidb.renames import former_names
 from multidb.runtime import ServerState
 
@@ -217,9 +219,14 @@ class _Maker:
         if self._app.id in self._journal.open(RESTORING):
             return Refused("a restore of it is unfinished", where=where, hint="multidb restore SET --replace")
         closure = closures(self._engine.state).get(self._app.id)
-        if closure is None or closure.whole:
+        if closure is None or closure.whole or (closure.move is not None and self._comes_from(closure.move)):
             return None
         return Refused(closure.why, where=where, hint=closure.way_on)
+
+    def _comes_from(self, move: PendingMove) -> bool:
+        """Whether the set is one of the place that the app comes from, which is whole."""
+        placed = provisioner(move.store).placed
+        return move.phase is MovePhase.COPYING and placed is not None and placed(self._app, move.there) == self._app
 
     def _files(
         self, locations: Mapping[str, Location], destinations: Destinations, errors: dict[str, MultidbError]

@@ -133,7 +133,7 @@ def _started(engine: Engine, progress: Progress) -> tuple[list[str], dict[str, M
 def _clear_clone(engine: Engine, closure: Closure, note: Mapping[str, Any]) -> str:
     """What it was loaded from is gone with its run, and nobody has seen what is there."""
     _clear_places(engine, closure.app, note)
-    work = "rename" if closure.rename is not None else "clone"
+    work = "move" if closure.move is not None else "rename" if closure.rename is not None else "clone"
     return f"removed what an interrupted {work} left; its logins stay off; {closure.way_on}"
 
 

@@ -52,6 +52,7 @@ from multidb.model import (
     TableArchive,
     listed,
 )
+from multidb.moves import require_not_moving
 from multidb.report import Report
 
 __all__ = [
@@ -137,6 +138,8 @@ def restore(
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[app_id]
     require_not_following(engine.state, app_id)
+    if not closed:
+        require_not_moving(engine.state, app_id)
     chosen = _chosen_stores(copy.backup_set, app, stores)
     locations = _chosen_files(engine, copy.backup_set, app, stores)
     taken, taken_files = occupied(engine, app, chosen), occupied_names(locations)
@@ -149,7 +152,7 @@ def restore(
             hint="add --replace (a safety set is made first), or restore beside it: --as OTHER",
         )
     work.require_unbound()
-    if copy.owner == app_id:
+    if copy.owner == app_id and not closed:
         _learn(engine, source)
     before = None
     if (taken or taken_files) and safety:
@@ -244,6 +247,7 @@ def restore_tables(
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[copy.owner]
+    require_not_moving(engine.state, copy.owner)
     work = _Restore(engine, source, app, _chosen_stores(copy.backup_set, app, [store]), progress)
     there = work.tables_there(store, names)
     if there and not replace:

@@ -52,6 +52,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "add-app": ("add_app", "Add an app: manifest entry, stores, credentials, env file."),
         "rotate": ("rotate", "Give an app new credentials while it works."),
         "rename-app": ("rename_app", "Give an app another name, everywhere."),
+        "move": ("move", "Move an app to where the manifest has it: a database of its own, a schema."),
         "render": ("render", "Write the compose, env and init files of the manifest."),
         "secrets": ("secrets", "Where secrets are kept: move, rekey."),
         "state": ("state", "Where the state is kept: show, copy, move and recover it."),

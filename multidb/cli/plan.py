@@ -83,4 +83,4 @@ def plan(  # noqa: PLR0913 (an option is an argument)
         return planned.errors[0][1].exit_code
     if planned.conflicts:
         return 3
-    return 1 if check and (planned.changes or planned.warnings) else 0
+    return 1 if check and (planned.changes or planned.moves or planned.warnings) else 0

@@ -9,7 +9,7 @@ from html import escape
 from typing import Final
 
 from multidb.cli.output import without_control
-from multidb.cli.plan_view import change_lines, plan_sentence
+from multidb.cli.plan_view import change_lines, move_lines, plan_sentence
 from multidb.errors import one_line
 from multidb.model import counted
 from multidb.plan import Plan, ServerPlan
@@ -94,6 +94,8 @@ def _lines(server: ServerPlan, verbose: bool) -> Iterator[str]:
     errors = [*filter(None, [server.error]), *server.unread.values()]
     yield from (f"! {error.sentence()}" for error in errors)
     yield from (f"# {note}" for note in server.notes)
+    for move in server.moves.values():
+        yield from (f"! {line}" for line in move_lines(move))
     for change in server.changes:
         yield from change_lines(change, verbose=verbose)
     if server.left:

@@ -8,16 +8,17 @@ from typing import Any
 
 from multidb.cli.output import Output
 from multidb.errors import MultidbError, one_line
-from multidb.model import Action, Cause, Change, Statement, counted
+from multidb.model import Action, Cause, Change, Move, Statement, counted, size_in_words
 from multidb.plan import Plan, ServerPlan, plain
 from multidb.provisioners import provisioner
 from multidb.report import Report, ServerReport
 
-__all__ = ["change_lines", "plan_sentence", "report_document", "show_plan", "show_report", "show_sql"]
+__all__ = ["change_lines", "move_lines", "plan_sentence", "report_document", "show_plan", "show_report", "show_sql"]
 
 _SIGN = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-", Action.CONFLICT: "!"}
 _STYLE = {Action.CREATE: "green", Action.UPDATE: "yellow", Action.DELETE: "red", Action.CONFLICT: "bold red"}
 _WIDEST_VALUE = 60
+_MOST_MENTIONS = 12
 _BY_OTHERS: Mapping[Cause | None, str] = {
     Cause.SERVER: "changed on the server, and not by multidb",
     Cause.BOTH: "changed on the server, and not by multidb; and something else is asked for now",
@@ -30,7 +31,7 @@ def show_plan(output: Output, plan: Plan) -> None:
         _show_server(output, server)
     if plan.in_sync:
         output.say(plan_sentence(plan), style="green" if plan.asked else None)
-    elif plan.changes:
+    elif plan.changes or plan.moves:
         output.say(plan_sentence(plan))
     for warning in plan.warnings:
         output.say(f"{warning.subject}: {warning.message}", style="yellow")
@@ -47,6 +48,8 @@ def plan_sentence(plan: Plan) -> str:
         )
     if plan.in_sync:
         return "No changes. The servers are as the manifest says."
+    if not plan.changes and plan.moves and not plan.errors:
+        return f"Plan: {len(plan.moves)} to move, each by its own command."
     if not plan.changes:
         return "Not every server could be read, and there are no changes on the others."
     others = sum(change.cause in _BY_OTHERS for change in plan.changes)
@@ -54,6 +57,7 @@ def plan_sentence(plan: Plan) -> str:
     words = {"create": "to create", "update": "to update", "delete": "to remove", "conflict": "in conflict"}
     parts = [f"{counts[action]} {word}" for action, word in words.items() if counts[action] or action != "conflict"]
     since = f" Of these, {others} changed on the server since it was last as the manifest says." if others else ""
+    parts += [f"{len(plan.moves)} to move, each by its own command"] * bool(plan.moves)
     return f"Plan: {', '.join(parts)}.{since}"
 
 
@@ -63,6 +67,16 @@ def change_lines(change: Change, *, verbose: bool) -> Iterator[str]:
     yield from (f"      {line}" for line in _details(change))
     if verbose:
         yield from (f"      {_on_a_line(statement)}" for statement in change.statements)
+
+
+def move_lines(move: Move) -> Iterator[str]:
+    """An app that is to go where the manifest has it, as lines of text."""
+    size = f" ({size_in_words(move.size)})" if move.size is not None else ""
+    yield f"> {move.app.id}: moves from {move.source_title}{size} to {move.destination_title}: {move.command}"
+    yield from (f"      in its way: {obstacle}" for obstacle in move.obstacles)
+    yield from (f"      otherwise afterwards: {mention}" for mention in move.mentions[:_MOST_MENTIONS])
+    if len(move.mentions) > _MOST_MENTIONS:
+        yield f"      otherwise afterwards: {counted(len(move.mentions) - _MOST_MENTIONS, 'thing')} more"
 
 
 def show_sql(output: Output, plan: Plan) -> None:
@@ -141,8 +155,9 @@ def _show_server(output: Output, server: ServerPlan) -> None:
             output.say(f"  {error.hint}")
     for note in server.notes:
         output.say(f"{server.server}: {note}", style="yellow")
-    if server.changes:
+    if server.changes or server.moves:
         output.say(f"{server.server} ({server.version})", style="bold")
+        _show_moves(output, server.moves.values())
         _show_changes(output, server.changes)
         output.say()
     if server.left:
@@ -150,6 +165,12 @@ def _show_server(output: Output, server: ServerPlan) -> None:
         for change in server.left:
             _show_change(output, change)
         output.say()
+
+
+def _show_moves(output: Output, moves: Iterable[Move]) -> None:
+    for move in moves:
+        for number, line in enumerate(move_lines(move)):
+            output.say(f"  {line}", style="yellow" if not number else None)
 
 
 def _show_changes(output: Output, changes: Sequence[Change]) -> None:

@@ -93,6 +93,7 @@ from multidb.model.importing import (
     at_source,
     password_variable,
 )
+from multidb.model.moving import Move, MovingSession
 from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
@@ -154,6 +155,8 @@ __all__ = [
     "Level",
     "LogState",
     "Measures",
+    "Move",
+    "MovingSession",
     "Offline",
     "OfflineArchive",
     "OfflineKind",

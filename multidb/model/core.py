@@ -10,12 +10,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Final, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 from multidb.errors import ServerError
 from multidb.model.options import AppBackup, AppDeploy, ContainerOptions, Rotating, Section, StoreOwned
 from multidb.model.usage import Quota
 from multidb.secrets import Alternate, Secret, SecretRef, SecretStore
+
+if TYPE_CHECKING:
+    from multidb.model.moving import Move
 
 __all__ = [
     "Action",
@@ -337,6 +340,7 @@ class StoreContext:
     read_only: frozenset[str] = frozenset()  # apps over their quota, which may read and delete and not grow
     known: frozenset[str] = frozenset()  # accounts of this store that the manifest names beside the apps' own
     closed: frozenset[str] = frozenset()  # apps whose logins are meant to be off: `multidb.closure`
+    moving: frozenset[str] = frozenset()  # apps on their way to where the manifest has them: `multidb.moves`
     configured: bool = False  # the server's configuration is multidb's alone
     alternates: Mapping[str, Alternates] = field(default_factory=dict)  # by app that was rotated, or is being
 
@@ -369,6 +373,7 @@ class Inspection:
         secrets: to tell whether the server still holds the credential that multidb gave (read only).
         deep: also look inside each app's database; False reads only what one query can tell about all apps.
         unread: filled by the session: the apps whose place could not be read while the server answers, and why.
+        moves: filled by the session: those among them that have another place there than the manifest gives them.
     """
 
     context: StoreContext
@@ -377,6 +382,7 @@ class Inspection:
     secrets: SecretStore
     deep: bool = True
     unread: dict[str, ServerError] = field(default_factory=dict, compare=False)
+    moves: dict[str, Move] = field(default_factory=dict, compare=False)
 
 
 class Level(StrEnum):

@@ -159,6 +159,9 @@ class Provisioner:
     own_options: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda options, app: {}
     """(an app's options as the manifest has them, the id of another app) -> those that no two apps can have alike, as
     the other app has them where it is the same otherwise: a clone, or the app under another name."""
+    placed: Callable[[App, Mapping[str, Any]], App] | None = None
+    """(app, options of a place as a `Move` has them) -> the app with that place; None: its apps have one kind of place,
+    and its sessions are no `MovingSession`."""
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
     """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
     own: tuple[str, ...] = ()

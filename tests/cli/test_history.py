@@ -48,9 +48,9 @@ CHANGING = {
 }
 """What changes apps, their places or their sets, or what is remembered of them, each by an example."""
 
-NOT_HERE = {"recover", "rotate", "import", "state move", "state recover", "state unlock"}
+NOT_HERE = {"recover", "rotate", "import", "move", "state move", "state recover", "state unlock"}
 """Change something too, and take a Neo4j; or somebody else's servers, as test_import_run.py has them; or a Postgres, as
-test_rotation_run.py has one; or a shared state, as test_state_places.py has it."""
+test_rotation_run.py and test_move_run.py have one; or a shared state, as test_state_places.py has it."""
 
 CHANGING_NOTHING = {
     *(

@@ -43,6 +43,7 @@ NOT_ASKING = (
     *("init -f other/multidb.yaml", "up", "status", "logs", "doctor", "validate", "schema", "completion bash"),
     *(
         "plan",
+        "move ann",
         "import --scan",
         "render --check",
         "recover redis",

@@ -49,6 +49,7 @@ backup: {{to: [sets/], verify: always, keep: {{last: 2, daily: 0, weekly: 0}}}}
 """
 _QUOTA = "\n    quota: {postgres: {size: 1MB, enforce: read-only}}"
 _EXTENSIONS = ("ltree", "hstore", "cube", "seg")
+_SCHEMA = "\n    postgres: {database: unity, schema: alpha, extensions: [ltree, hstore]}"
 _EXTENSION = "\n    postgres: {extensions: [ltree, hstore]}"
 
 
@@ -162,6 +163,9 @@ class Scenario:
 
     def extension_wanted(self) -> None:
         self._manifest(_EXTENSION)
+
+    def schema_wanted(self) -> None:
+        self._manifest(_SCHEMA)
 
     def quota_passed(self) -> None:
         self._manifest(_QUOTA)

@@ -53,6 +53,9 @@ STEPS: tuple[Step, ...] = (
     Step("plan --out saved.json"),
     Step("apply saved.json --yes"),
     Step("apply --yes", before="extension wanted"),
+    Step("plan {hostile}", before="schema wanted"),
+    Step("move {hostile} --accept --yes-destroy {hostile}", codes=(3,)),  # it has things in several schemas
+    Step("move {hostile}", before="extension wanted"),
     Step("import --scan"),
     Step("show {hostile}"),
     Step("env {hostile} --reveal"),

@@ -173,6 +173,16 @@ STATE = {
     },
     "admin-rotation": {"postgres": {"store": "postgres", "phase": "changed", "since": WHEN}},
     "renames": {"eve": {"to": "eva", "phase": "copying", "since": WHEN, "final_set": ID}},
+    "moves": {
+        "ann": {
+            "store": "postgres",
+            "phase": "copying",
+            "from": {"database": None, "schema": None},
+            "to": {"database": "unity", "schema": "ann"},
+            "since": WHEN,
+            "final_set": ID,
+        }
+    },
     "renamed": {"names": [{"from": "ada", "to": "ann", "until": WHEN}]},
     "identity": {"id": "0123456789abcdef", "project": "shop"},
     "seen": {"s3://bucket/shop": "0123456789abcdef"},

@@ -41,6 +41,9 @@ OF_ARCHIVES: Mapping[str, str] = {
     rf"CREATE EXTENSION IF NOT EXISTS {_NAME} SCHEMA {_NAME} VERSION E?'(?:[^']|'')*'": (
         "likewise; the script is a file of the machine"
     ),
+    rf"CREATE SCHEMA IF NOT EXISTS {_NAME}|ALTER EXTENSION {_NAME} SET SCHEMA {_NAME}": (
+        "in a place that no app may enter; rows of catalogs, and a name that is taken is refused (decision 94)"
+    ),
     "SET search_path = pg_catalog,pg_temp": "the session then looks where it always does",
     rf"(?:GRANT|REVOKE) (?:INSERT|UPDATE|SELECT) ON (?:TABLE|SEQUENCE) {_PATH} (?:TO|FROM) {_NAME}": (
         "rows of catalogs only; what is named is an extension's, or the app's own and has taken its name"

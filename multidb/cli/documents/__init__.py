@@ -27,6 +27,7 @@ from multidb.cli.documents.backups import (
 from multidb.cli.documents.changes import (
     AddAppDocument,
     ApplyDocument,
+    MoveDocument,
     PlanDocument,
     RecoverDocument,
     RenameAppDocument,
@@ -78,6 +79,7 @@ DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "apply": ApplyDocument,
     "add-app": AddAppDocument,
     "rotate": RotateDocument,
+    "move": MoveDocument,
     "rename-app": RenameAppDocument,
     "render": RenderDocument,
     "secrets move": MovedSecretsDocument,

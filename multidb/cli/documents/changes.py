@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, JsonValue
+from pydantic import AwareDatetime, Field, JsonValue
 
 from multidb.admin_credentials import AdminPhase
 from multidb.alternation import RotationPhase
@@ -32,9 +32,11 @@ __all__ = [
     "FieldDocument",
     "IsolationDocument",
     "ManifestEditDocument",
+    "MoveDocument",
     "PlanDocument",
     "PlannedChanges",
     "PlannedDocument",
+    "PlannedMoveDocument",
     "PlannedServerDocument",
     "RecoverDocument",
     "RenameAppDocument",
@@ -111,6 +113,26 @@ class PlannedServerDocument(DocumentPart):
     notes: list[str]
 
 
+class PlannedMoveDocument(DocumentPart):
+    """An app that has another place on a server than the manifest gives it. No apply moves it; its own command does."""
+
+    app: AppId
+    store: StoreName
+    server: ServerName
+    from_: Annotated[str, Field(alias="from")]
+    """Where it is, such as `database brain`."""
+    to: str
+    """Where the manifest has it."""
+    size: int | None
+    """Bytes that it has there; null where nobody looked."""
+    obstacles: list[str]
+    """What stands against it."""
+    mentions: list[str]
+    """What would be otherwise afterwards without failing, such as text that names the old place: to be agreed to."""
+    command: str
+    """What moves it."""
+
+
 class WarningDocument(DocumentPart):
     """What no apply sets right."""
 
@@ -128,6 +150,8 @@ class PlannedChanges(DocumentPart):
     changes: list[ChangeDocument]
     left: list[ChangeDocument]
     """What differs and is left as it is, by the mode of its app."""
+    moves: list[PlannedMoveDocument]
+    """The apps that are to go elsewhere with their data."""
     warnings: list[WarningDocument]
 
 
@@ -278,6 +302,32 @@ class RenameAppDocument(ResultDocument):
     final_set: str | None = None
     """The last set under the old name; null: none was made."""
     notes: list[str] | None = None
+    """What of it could not be copied."""
+    servers: list[AppliedServerDocument] | None = None
+    error: ErrorDocument | None = None
+    breaches: list[str] | None = None
+    """What is open in the app's own walls."""
+    open_elsewhere: list[str] | None = None
+    """What is open on the servers as a whole, or of other apps. It does not make the command fail."""
+
+
+class MoveDocument(ResultDocument):
+    """An app that is where the manifest has it, with its data; with `--abort`, where it was."""
+
+    app: AppId
+    moved: bool
+    """False: it was there already, or is back."""
+    aborted: bool
+    from_: Annotated[str | None, Field(alias="from")]
+    """The place that it had, where this run has read it."""
+    to: str | None
+    seconds: float | None
+    """For how long its logins were off; null where an earlier run turned them off."""
+    mentions: list[str]
+    """What names the old place in its text, or has stayed behind."""
+    final_set: str | None
+    """The set of the old place that was made first; null: none was made."""
+    notes: list[str]
     """What of it could not be copied."""
     servers: list[AppliedServerDocument] | None = None
     error: ErrorDocument | None = None

@@ -72,7 +72,7 @@ def test_the_env_files_of_any_number_of_apps_cost_one_session_at_most(
     boxes = {name: each.env["TOY_BOX"] for name, each in found.items() if isinstance(each, Environment)}
     assert boxes == {name: name for name in engine.project.apps}
     assert SHELF.logins == int(asks)
-    once = ["alternation", "closed", "numbers", "renames", "restricted"]
+    once = ["alternation", "closed", "moves", "numbers", "renames", "restricted"]
     assert sorted(reads) == sorted(once * (1 + asks))
 
 

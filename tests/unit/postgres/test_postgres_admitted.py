@@ -10,9 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.errors import NotAllowed
+from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import existing, interior, reading, shared_catalog, summary
+from multidb.provisioners.postgres.provision import (
+    existing,
+    interior,
+    mentions,
+    move_survey,
+    reading,
+    shared_catalog,
+    summary,
+)
 from multidb.provisioners.postgres.provision.admitted import FORMS, QUERIES, require
 from multidb.provisioners.postgres.provision.interior_statements import NOTHING_PREPARED
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
@@ -97,9 +106,12 @@ def test_every_form_says_why_and_is_in_the_decisions_table_which_has_no_others()
     titles = [title for row in statements for title in row]
     assert sorted(titles) == sorted(form.title for form in FORMS)
     modules = {
+        "contents": contents,
         "existing": existing,
         "interior": interior,
         "inventory": inventory,
+        "mentions": mentions,
+        "move_survey": move_survey,
         "reading": reading,
         "shared_catalog": shared_catalog,
         "summary": summary,

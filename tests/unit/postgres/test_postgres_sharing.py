@@ -23,11 +23,12 @@ from multidb.provisioners.postgres.provision.resources import (
     Interior,
     Membership,
     PeerRole,
+    PostgresFacts,
     Reading,
     Role,
     Settings,
 )
-from multidb.provisioners.postgres.provision.shared_catalog import marked, moved
+from multidb.provisioners.postgres.provision.shared_catalog import elsewhere, marked
 from multidb.provisioners.postgres.provision.shared_resources import (
     SharedAccess,
     SharedDatabase,
@@ -151,6 +152,9 @@ def test_a_plan_of_one_app_knows_where_the_other_is_and_what_it_reads_no_more() 
     assert reading.tables == frozenset()
     members = [one.role for one in desired([sharing("commerce")], context(former)) if isinstance(one, Membership)]
     assert reading.role not in members
+    both = desired([app("brain"), sharing("commerce")], context(former))
+    (reading,) = (one for one in both if isinstance(one, Reading))
+    assert reading.schemas == frozenset({"mind"}), "where it is, though it is to go elsewhere"
 
 
 def test_a_new_database_gets_its_name_when_it_is_closed_and_marked() -> None:
@@ -183,17 +187,20 @@ def row(name: str, mark: str, *grantees: str) -> dict[str, object]:
     return {"name": name, "mark": mark, "privileges": [[grantee, "CONNECT", False] for grantee in grantees]}
 
 
-def test_an_app_that_is_elsewhere_is_left_where_it_is() -> None:
+def test_an_app_that_is_elsewhere_is_found_there_until_it_is_on_its_way() -> None:
     owners = {"brain_owner": Owner("digi", "brain")}
+    in_schema = facts(schemas=(AppSchema(Owner("digi", "brain"), "mind", "contextunity"),))
     rows = [row("contextunity", "multidb:digi/contextunity shared", "brain_owner")]
-    there = _Inspection(app("brain"))
-    ((name, error),) = moved(rows, there, owners)  # type: ignore[arg-type]
-    assert name == "brain"
-    assert "has a schema of contextunity, and the manifest gives it brain" in error.message
+    ((there, wanted),) = elsewhere(rows, _Inspection(app("brain"), known=in_schema), owners)  # type: ignore[arg-type]
+    assert (str(home(there)), str(home(wanted))) == ("schema mind of contextunity", "brain")
     rows = [row("brain", "multidb:digi/brain 0123abcd", "brain_owner")]
-    ((_, error),) = moved(rows, _Inspection(sharing()), owners)  # type: ignore[arg-type]
-    assert "has the database brain" in error.message
-    assert list(moved(rows, _Inspection(app("brain")), owners)) == []  # type: ignore[arg-type]
+    found = list(elsewhere(rows, _Inspection(sharing()), owners))  # type: ignore[arg-type]
+    assert [(str(home(there)), str(home(wanted))) for there, wanted in found] == [
+        ("brain", "schema brain of contextunity")
+    ]
+    assert list(elsewhere(rows, _Inspection(app("brain")), owners)) == []  # type: ignore[arg-type]
+    on_its_way = _Inspection(sharing(), moving=frozenset({"brain"}))
+    assert list(elsewhere(rows, on_its_way, owners)) == []  # type: ignore[arg-type]
 
 
 def test_each_app_of_a_server_costs_what_any_other_costs() -> None:
@@ -211,7 +218,7 @@ def test_each_app_of_a_server_costs_what_any_other_costs() -> None:
         before = sys.getprofile()
         sys.setprofile(count_call)
         try:
-            found = list(moved(rows, inspection, owners))  # type: ignore[arg-type]
+            found = list(elsewhere(rows, inspection, owners))  # type: ignore[arg-type]
         finally:
             sys.setprofile(before)
         assert found == []
@@ -221,9 +228,9 @@ def test_each_app_of_a_server_costs_what_any_other_costs() -> None:
 
 
 class _Inspection:
-    def __init__(self, *apps: App) -> None:
+    def __init__(self, *apps: App, known: PostgresFacts | None = None, moving: frozenset[str] = frozenset()) -> None:
         self.apps = apps
-        self.context = StoreContext("digi", facts())
+        self.context = StoreContext("digi", known or facts(), moving=moving)
 
 
 def test_a_schema_that_another_app_reads_is_not_dropped() -> None:

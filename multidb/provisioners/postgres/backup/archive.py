@@ -33,6 +33,7 @@ from multidb.model import (
 from multidb.provisioners.postgres.backup import (
     archive_tables,
     contents,
+    conversions,
     dump,
     following,
     importing,
@@ -156,6 +157,7 @@ class PostgresArchive:
             place_schemas.require_unbound(self._databases, app)
         else:
             place_databases.require_unbound(self._databases, app)
+        conversions.require_possible(self._databases, app, accepted=app.id in context.moving)
 
     def find_tables(self, place: Place, names: Sequence[str]) -> Mapping[str, str]:
         with reading(self._databases, place) as (_, connection):
@@ -168,6 +170,7 @@ class PostgresArchive:
             Refused: a view is made of one of them.
             ArchiveError: the app's database does not take them, or has no owner role.
         """
+        restore.require_same_kind(part, new.app, self._databases.where)
         databases, live = self._databases, Place(PlaceKind.LIVE, new.app, home(new.app).database)
         role, program = databases.owner_of(live), databases.program("pg_dump")
 

@@ -14,10 +14,18 @@ from typing import Any
 
 from multidb.errors import ArchiveError, Conflict, Refused, ServerError, WrongVersion
 from multidb.model import App, Owner, Part, Place, PlaceKind
-from multidb.provisioners.postgres.backup import bound
+from multidb.provisioners.postgres.backup import bound, conversions
 from multidb.provisioners.postgres.backup.databases import Databases, same_from_elsewhere
 from multidb.provisioners.postgres.backup.locales import Locale
-from multidb.provisioners.postgres.backup.places import NEW, OLD, SCRATCH, parse_place_mark, place_mark, place_names
+from multidb.provisioners.postgres.backup.places import (
+    NEW,
+    OLD,
+    SCRATCH,
+    is_of_another_kind,
+    parse_place_mark,
+    place_mark,
+    place_names,
+)
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.databases import home
@@ -140,6 +148,8 @@ def replace(databases: Databases, new: Place, project: str) -> None:
     live, old = new.app.id, new.app.id + OLD
     require_unbound(databases, new.app)
     there = databases.find(live, new.name, old)
+    if is_of_another_kind(there[new.name]["mark"]):
+        conversions.into_database(databases, new, databases.owner_of(new))
     if old in there:
         discard(databases, Place(PlaceKind.SCRATCH, new.app, old))
     owner = Owner(project, new.app.id)

@@ -14,15 +14,14 @@ from typing import Any, Final
 
 from multidb.errors import ArchiveError, Conflict, Refused
 from multidb.model import App, Measures, Owner, Part, Place, PlaceKind, listed, unwatched
-from multidb.provisioners.postgres.backup import contents, loading, programs, storage
+from multidb.provisioners.postgres.backup import contents, conversions, loading, programs, storage
 from multidb.provisioners.postgres.backup.bound import Beyond
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.backup.dump import held
 from multidb.provisioners.postgres.backup.place_databases import discard as discard_database
-from multidb.provisioners.postgres.backup.places import NEW, OLD, parse_place_mark, place_mark
+from multidb.provisioners.postgres.backup.places import NEW, OLD, is_of_another_kind, parse_place_mark, place_mark
 from multidb.provisioners.postgres.backup.restore import Load, require_none_of_others
-from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.databases import home
@@ -79,6 +78,10 @@ def replace(databases: Databases, new: Place, project: str) -> None:
             raise Conflict(f"{place} is not ours", where=databases.where, hint="multidb plan says whose it is")
         held = {grantee for grantee, *_ in live["rights"] or ()} if live is not None else set()
         readers = sorted(grantee for grantee in held if grantee.endswith(f"_{PEER}{app.id}"))
+        if is_of_another_kind(databases.find(new.name)[new.name]["mark"]):
+            conversions.into_schema(databases, new, coming, role)
+        else:
+            _rename(databases, new, role, coming)
         admin.make_schema(coming, role, place_mark(owner))
         before = admin.of_others(databases.delegates.neighbours(app))
         _bring(databases, new, place.database, coming, role, readers)
@@ -102,7 +105,9 @@ def _bring(databases: Databases, new: Place, database: str, schema: str, role: s
         databases.delegates.acting(new.app, role, [new.name, database], reads=True) as delegate,
         delegate.open(new.name) as source,
     ):
-        _rename(source, role, schema)
+        source.execute(*contents.READING)
+        if hidden := json.loads(source.ask(contents.HIDDEN)):
+            databases.delegates.see_all(delegate, hidden)
         program = databases.program("pg_dump")
         arguments = programs.schema_arguments(databases.address(program, delegate, new.name), schema)
         timer = databases.timer(delegate)
@@ -137,18 +142,23 @@ def _let_read(load: Load, delegate: Delegate, schema: str, readers: Sequence[str
     load.run(delegate, texts)
 
 
-def _rename(source: Connection, role: str, schema: str) -> None:
+def _rename(databases: Databases, new: Place, role: str, schema: str) -> None:
     """Gives the one schema that was loaded the name that it has to come in by."""
-    names: list[list[Any]] = json.loads(source.ask(contents.SCHEMAS, (role,)))
-    loaded = [name for name, _, is_an_extensions in names if not is_an_extensions and name != EXTENSION_SCHEMA]
-    if len(loaded) != 1:
-        raise ArchiveError(f"the set has {listed(loaded) or 'no schema'}, and not one schema", hint="take another set")
-    if loaded != [schema]:
-        source.execute(
-            f"SET ROLE {identifier(role)}",
-            f"ALTER SCHEMA {identifier(loaded[0])} RENAME TO {identifier(schema)}",
-            "RESET ROLE",
-        )
+    with (
+        databases.delegates.acting(new.app, role, [new.name], reads=False) as delegate,
+        delegate.open(new.name) as source,
+    ):
+        names: list[list[Any]] = json.loads(source.ask(contents.SCHEMAS, (role,)))
+        loaded = [name for name, _, is_an_extensions in names if not is_an_extensions and name != EXTENSION_SCHEMA]
+        if len(loaded) != 1:
+            raise ArchiveError(
+                f"the set has {listed(loaded) or 'no schema'}, and not one schema", hint="take another set"
+            )
+        if loaded != [schema]:
+            source.execute(
+                f"SET ROLE {identifier(role)}",
+                f"ALTER SCHEMA {identifier(loaded[0])} RENAME TO {identifier(schema)}",
+            )
 
 
 def _measured(databases: Databases, delegate: Delegate, place: Place, schema: str) -> Measures:

@@ -10,9 +10,20 @@ from typing import Final
 
 from multidb.model import Owner
 
-__all__ = ["DELEGATE", "DELEGATES", "NEW", "OLD", "SCRATCH", "parse_place_mark", "place_mark", "place_names"]
+__all__ = [
+    "DELEGATE",
+    "DELEGATES",
+    "NEW",
+    "OLD",
+    "SCRATCH",
+    "is_of_another_kind",
+    "parse_place_mark",
+    "place_mark",
+    "place_names",
+]
 
-_MARK: Final = re.compile(r"multidb-place:([^/\s]*)/(\S+)")
+_ANOTHER_KIND: Final = " of another kind"
+_MARK: Final = re.compile(rf"multidb-place:([^/\s]*)/(\S+)({_ANOTHER_KIND})?")
 
 SCRATCH = "__scratch"  # a set is tried out in it
 NEW = "__new"  # a set is loaded into it before it replaces the app's own
@@ -30,9 +41,14 @@ def place_names(app_id: str) -> tuple[str, ...]:
     return tuple(f"{app_id}{suffix}" for suffix in (SCRATCH, NEW, OLD))
 
 
-def place_mark(owner: Owner) -> str:
-    """The comment that says whose data it is."""
-    return f"multidb-place:{owner}"
+def place_mark(owner: Owner, *, another_kind: bool = False) -> str:
+    """The comment that says whose data it is; and that it was loaded from a set of another kind of place."""
+    return f"multidb-place:{owner}{_ANOTHER_KIND * another_kind}"
+
+
+def is_of_another_kind(comment: str | None) -> bool:
+    """Whether a place's comment says that."""
+    return parse_place_mark(comment) is not None and (comment or "").endswith(_ANOTHER_KIND)
 
 
 def parse_place_mark(comment: str | None) -> Owner | None:

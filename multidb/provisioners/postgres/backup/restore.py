@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from multidb.errors import ArchiveError, NotAllowed, Refused, ServerError, WrongVersion
 from multidb.model import App, ArchiveReader, Part, Place, PlaceKind, Progress, listed
-from multidb.provisioners.postgres.backup import bound, configuration, extensions, loading, storage
+from multidb.provisioners.postgres.backup import bound, configuration, conversions, extensions, loading, storage
 from multidb.provisioners.postgres.backup.bound import Beyond
 from multidb.provisioners.postgres.backup.databases import Databases, same_from_elsewhere
 from multidb.provisioners.postgres.backup.delegate import Delegate
@@ -30,7 +30,7 @@ from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, derived_names
 from multidb.provisioners.postgres.provision.script import printable
 
-__all__ = ["Load", "require_none_of_others", "restore"]
+__all__ = ["Load", "require_none_of_others", "require_same_kind", "restore"]
 
 _MAGIC = b"PGDMP"
 _CHUNK = 1 << 20
@@ -74,7 +74,9 @@ def restore(
             hint="upgrade the server",
         )
     program, beyond = databases.program("pg_restore", dumped_by), _loadable(part, databases.where)
-    _require_same_kind(part, place.app, databases.where)
+    other_kind = conversions.of_another_kind(part, place.app)
+    if other_kind and home(place.app).schema is None:
+        part = replace(part, details={**part.details, "extensions": conversions.kept_extensions(part, place.app)})
     make_like_set(databases, place, part)
     role = databases.owner_of(place)
     with _lying(lying, reader, place.app, progress) as dump:
@@ -101,9 +103,12 @@ def restore(
                 load.run(delegate, [*everywhere, *rights.defaults(given, everywhere=False)])
                 load.give_rights(delegate, kept)
                 load.give_on_members(admin, delegate)
-                if place.kind is PlaceKind.NEW:
+                if place.kind is PlaceKind.NEW and not other_kind:
                     load.make_settings(delegate)
             require_none_of_others(admin.of_others(roles) - before, databases.where)
+    if place.kind is PlaceKind.NEW and other_kind:
+        conversions.bring_extensions(databases, place)
+        conversions.note(databases, place)
     if place.kind is PlaceKind.LIVE:  # the next apply looks after everything inside
         owner, _ = parse_mark(databases.find(place.name)[place.name]["mark"])
         if owner is not None:
@@ -111,16 +116,16 @@ def restore(
             databases.main.execute(f"COMMENT ON DATABASE {identifier(place.name)} IS {comment}")
 
 
-def _require_same_kind(part: Part, app: App, where: str) -> None:
+def require_same_kind(part: Part, app: App, where: str) -> None:
     """`Refused` where the set is of a whole database and the app has a schema in a shared one, or the other way."""
-    schema, here = part.details.get("schema"), home(app).schema
-    if (schema is None) is not (here is None):
+    schema = part.details.get("schema")
+    if conversions.of_another_kind(part, app):
         made, has = ("a database of its own", "a schema") if schema is None else ("a schema", "a database of its own")
         raise Refused(
             f"the set is of an app with {made}, and app {app.id} has {has} here",
             where=where,
-            hint="nothing was changed; restore it as an app whose entry says the same of database and schema as the "
-            "app's did when the set was made",
+            hint="nothing was changed; restore all of it (without --table), or restore it as an app whose entry says "
+            "the same of database and schema as the app's did when the set was made",
         )
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.backup import bound, contents
@@ -14,6 +14,9 @@ from multidb.provisioners.postgres.backup.configuration import Relation
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import interior, shared_catalog
+from multidb.provisioners.postgres.provision.mentions import TEXTS, pattern
+from multidb.provisioners.postgres.provision.move_survey import LAYOUT
+from multidb.provisioners.postgres.provision.options import EXTENSION_SCHEMA
 from multidb.provisioners.postgres.provision.privileges import grantee_in_sql
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.secrets import Secret
@@ -132,6 +135,25 @@ class AdminInside:
                 f"the event trigger {name} would run a function of {owner} as the admin",
                 hint=f"let a superuser disable it: ALTER EVENT TRIGGER {identifier(name)} DISABLE",
             )
+
+    def layout(self) -> str:
+        """What of an app lies where in the whole database (`move_survey.LAYOUT`): catalogs only."""
+        return self._connection.ask(LAYOUT, ("",))
+
+    def texts(self, schemas: Iterable[str]) -> str:
+        """Texts that may name one of the schemas (`mentions.TEXTS`): catalogs only."""
+        return self._connection.ask(TEXTS, (pattern(schemas), ""))
+
+    def open_extension_schema(self) -> None:
+        """In a place, the schema in which a shared database has its extensions."""
+        self._require_quiet()
+        name = identifier(EXTENSION_SCHEMA)
+        self._connection.transact(f"CREATE SCHEMA IF NOT EXISTS {name}", f"GRANT USAGE ON SCHEMA {name} TO PUBLIC")
+
+    def move_extension(self, name: str, schema: str) -> None:
+        """In a place, an extension into another schema: rows of catalogs."""
+        self._require_quiet()
+        self._connection.execute(f"ALTER EXTENSION {identifier(name)} SET SCHEMA {identifier(schema)}")
 
     def roll_back(self, transaction: str) -> None:
         """Ends a prepared transaction."""

@@ -13,9 +13,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from multidb.errors import NotAllowed
+from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import existing, interior, reading, shared_catalog, summary
+from multidb.provisioners.postgres.provision import (
+    existing,
+    interior,
+    mentions,
+    move_survey,
+    reading,
+    shared_catalog,
+    summary,
+)
 from multidb.provisioners.postgres.provision.interior_statements import NOTHING_PREPARED
 from multidb.provisioners.postgres.provision.options import EXTENSION_SCHEMA
 
@@ -146,6 +155,9 @@ QUERIES: Final = (
     usage.INSIDE,
     inventory.INSIDE,
     inventory.LENT,
+    contents.INWARD,
+    mentions.TEXTS,
+    move_survey.LAYOUT,
 )
 """They read catalogs, with functions of the server's own that describe objects and evaluate no expression."""
 

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from multidb.model import Inspection, Owner, Resource
+from multidb.errors import NotAllowed, ServerError
+from multidb.model import App, Inspection, Owner, Resource
 from multidb.provisioners.postgres.backup.places import DELEGATES
 from multidb.provisioners.postgres.provision import scram
-from multidb.provisioners.postgres.provision.marks import parse_mark
+from multidb.provisioners.postgres.provision.databases import Home, home
+from multidb.provisioners.postgres.provision.marks import parse_mark, schema_in_mark
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions, duration_of, duration_text
 from multidb.provisioners.postgres.provision.privileges import privileges_of
 from multidb.provisioners.postgres.provision.resources import (
@@ -37,7 +39,7 @@ from multidb.provisioners.postgres.provision.resources import (
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, AppNames, slot_of
 from multidb.provisioners.postgres.provision.setting_values import stored_values
-from multidb.provisioners.postgres.provision.shared_catalog import moved, shared_access, shared_database
+from multidb.provisioners.postgres.provision.shared_catalog import elsewhere, shared_access, shared_database
 from multidb.provisioners.postgres.provision.shared_resources import (
     SharedAccess,
     SharedDatabase,
@@ -136,6 +138,7 @@ class Overview:
     insides: tuple[InteriorStatus, ...]
     shared: tuple[str, ...] = ()  # databases that apps share and that can be entered
     roles: frozenset[str] = frozenset()  # those with the project's mark
+    elsewhere: tuple[tuple[App, App], ...] = ()  # apps as they are, where the manifest has them elsewhere, and as there
 
 
 def read_overview(answer: str, inspection: Inspection) -> Overview:
@@ -178,10 +181,24 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
             # A limit keeps out everybody but superusers, and has to be lifted first.
             open_ = row["open"] and (facts.superuser or row["connection_limit"] < 0)
             insides.append(InteriorStatus(interior, revision, settled, open_, marked=owner is not None))
-    inspection.unread.update(moved(document["databases"] or (), inspection, owners))
+    moving = tuple(elsewhere(document["databases"] or (), inspection, owners))
+    inspection.unread.update((app.id, _not_moved(there, app)) for there, app in moving)
     project = inspection.context.project
     ours = frozenset(name for name, owner in owners.items() if owner is not None and owner.project == project)
-    return Overview(tuple(resources), tuple(insides), tuple(entered), ours)
+    return Overview(tuple(resources), tuple(insides), tuple(entered), ours, moving)
+
+
+def _not_moved(there: App, app: App) -> ServerError:
+    return NotAllowed(
+        f"app {app.id} has {home(there)}, and the manifest gives it {home(app)}",
+        where=f"app {app.id}",
+        hint=f"move it: multidb move {app.id}; or let the manifest say what is there",
+    )
+
+
+def _home(comment: str | None) -> str | None:
+    there = schema_in_mark(comment)
+    return str(Home(there[1], there[0])) if there is not None else None
 
 
 def _in_shared(
@@ -254,6 +271,7 @@ def _role(
         name=row["name"],
         app=owner.app if owner else None,
         owner=owner,
+        home=_home(row["mark"]),
         **{known.field: row[known.field] for known in ATTRIBUTES},
         connection_limit=row["connection_limit"],
         valid_until=row["valid_until"],

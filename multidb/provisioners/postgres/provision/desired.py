@@ -72,8 +72,8 @@ def _shared(apps: Sequence[App], context: StoreContext, facts: PostgresFacts) ->
 def _peers(apps: Sequence[App], context: StoreContext, facts: PostgresFacts) -> Iterator[Reading]:
     """What apps may read of others' schemas, where these are asked for, too, or on the server: none that the manifest
     does not say (any more)."""
-    homes = {one.owner.app: Home(one.database, one.schema) for one in facts.schemas}
-    homes |= {app.id: home(app) for app in apps}
+    on_server = {one.owner.app: Home(one.database, one.schema) for one in facts.schemas}
+    homes = on_server | {app.id: home(app) for app in apps}
     for app in apps:
         names, place, reads = AppNames.of(app.id), home(app), AppOptions.of(app.stores[STORE]).reads
         former = [
@@ -82,7 +82,8 @@ def _peers(apps: Sequence[App], context: StoreContext, facts: PostgresFacts) -> 
             if role.owner == Owner(context.project, app.id)
         ]
         for other in sorted({*reads, *former}) if place.schema is not None else ():
-            there = homes.get(other)
+            # What was read is where the other one is, though the manifest may have it elsewhere by now.
+            there = homes.get(other) if other in reads else on_server.get(other) or homes.get(other)
             if there is None or there.schema is None or there.database != place.database:
                 continue  # nothing of it can be read
             yield Reading(
@@ -188,11 +189,10 @@ def _reading(names: AppNames, app: App, database: str, reader: str, tables: froz
 def _roles(
     app: App, names: AppNames, owner: Owner, options: AppOptions, alternates: Alternates, *, login: bool
 ) -> Iterator[Role]:
-    for name, purpose in (
-        (names.owner, _owning(home(app))),
-        (names.rw, "reads and writes"),
-        (names.ro, "reads"),
-    ):
+    place = home(app)
+    there = str(place) if place.schema is not None else None
+    yield Role(name=names.owner, app=app.id, owner=owner, purpose=_owning(place), home=there)
+    for name, purpose in ((names.rw, "reads and writes"), (names.ro, "reads")):
         yield Role(name=name, app=app.id, owner=owner, purpose=purpose)
     for reader in _by_table(home(app), names, options):
         yield Role(name=names.reads(reader), app=app.id, owner=owner, purpose="reads some tables")

@@ -19,6 +19,7 @@ from multidb.errors import Refused
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.postgres.backup.places import place_mark, place_names
 from multidb.provisioners.postgres.provision import shared_catalog
+from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.marks import mark
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, derived_names
@@ -26,7 +27,7 @@ from multidb.provisioners.postgres.provision.roles import POWERS, AppNames
 from multidb.provisioners.postgres.provision.shared_resources import SHARED, VACANT
 from multidb.provisioners.postgres.provision.statements import ending_sessions
 
-__all__ = ["orphans", "removal", "suspension"]
+__all__ = ["leaving", "orphans", "removal", "suspension"]
 
 Ask = Callable[[str, Sequence[str]], str]
 AskInside = Callable[[str, str], str]
@@ -48,7 +49,7 @@ database AS MATERIALIZED (
   SELECT d.oid, d.datname, d.datallowconn, d.datistemplate, coalesce(c.description, '') AS mark FROM pg_database d
   LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
   WHERE c.description = $1 OR starts_with(c.description, $1 || ' ') AND c.description <> $1 || ' {SHARED}'
-     OR c.description = $2
+     OR c.description = $2 OR starts_with(c.description, $2 || ' ')
      OR c.description IS NULL AND NOT d.datallowconn AND EXISTS (SELECT FROM role)
         AND d.datname IN (SELECT json_array_elements_text($3::json))),
 shared AS MATERIALIZED (
@@ -197,11 +198,64 @@ def removal(ask: Ask, inside: AskInside, app: App, context: StoreContext) -> tup
     return _of(app, _removed(remains, schemas, owner, PostgresFacts.of(context.facts)))
 
 
+def leaving(ask: Ask, inside: AskInside, places: tuple[App, App], context: StoreContext) -> tuple[Statement, ...]:
+    """See `MovingSession.leaving`: what drops an app's database, or takes it out of one that apps share.
+
+    Args:
+        ask, inside: as for `removal`.
+        places: the app where it was, and where it is.
+
+    Raises:
+        Refused: another app reads its schema.
+    """
+    there, app = places
+    left, kept = home(there), home(app)
+    if left.database == kept.database:
+        return ()
+    remains, owner = _remains(ask, app, context), Owner(context.project, app.id)
+    databases = [one for one in remains.databases if one[0] == left.database and left.schema is None]
+    shared = [one for one in remains.shared if one[0] == left.database and left.schema is not None]
+    schemas = [
+        (database, last, shared_catalog.marked(inside(database, shared_catalog.SHARED), owner, database))
+        for database, last in shared
+    ]
+    prepared = [one for one in remains.prepared if one[0] == left.database]
+    gone = dataclasses.replace(remains, databases=databases, shared=shared, prepared=prepared)
+    statements = [*_dropped(gone)] if databases else []
+    if schemas:
+        statements += [
+            Statement(f"ALTER ROLE {identifier(role)} IN DATABASE {identifier(left.database)} RESET ALL", atomic=True)
+            for role in remains.roles
+        ]
+        statements += [*_as_members(gone, PostgresFacts.of(context.facts)), *_leaving(gone, schemas, owner)]
+    return _of(app, statements)
+
+
 def _removed(
     remains: _Remains, schemas: Sequence[tuple[str, bool, Sequence[str]]], owner: Owner, facts: PostgresFacts
 ) -> Iterator[Statement]:
     if remains.logins or remains.connected:
         yield from _switched_off(remains, facts)
+    yield from _dropped(remains)
+    if not remains.roles:
+        return
+    heir = identifier(HEIR)
+    if remains.elsewhere and not remains.heir:
+        yield Statement(f"CREATE ROLE {heir} NOLOGIN", atomic=True)
+        yield Statement(f"COMMENT ON ROLE {heir} IS {literal(_HEIRS_COMMENT)}", atomic=True)
+    if remains.elsewhere or schemas:
+        yield from _as_members(remains, facts, heir=bool(remains.elsewhere))
+    yield from _leaving(remains, schemas, owner)
+    roles = ", ".join(map(identifier, remains.roles))
+    for database in remains.elsewhere:
+        scope = remains.scope(database)
+        yield Statement(f"REASSIGN OWNED BY {roles} TO {heir}", scope=scope, atomic=True)
+        yield from _drops_of_owned(remains, owner, scope)
+    yield Statement(f"DROP ROLE {roles}")
+
+
+def _dropped(remains: _Remains) -> Iterator[Statement]:
+    """The databases of the app that are left."""
     for database, transaction in remains.prepared:  # it would keep the database, and only inside it can be ended
         yield Statement(f"ROLLBACK PREPARED {literal(transaction)}", scope=remains.scope(database))
     for database, open_, template in remains.databases:
@@ -212,23 +266,15 @@ def _removed(
             yield Statement(f"ALTER DATABASE {name} IS_TEMPLATE false", atomic=True)
     for database, _, _ in remains.databases:
         yield Statement(f"DROP DATABASE IF EXISTS {identifier(database)} WITH (FORCE)")
-    if not remains.roles:
+
+
+def _as_members(remains: _Remains, facts: PostgresFacts, *, heir: bool = False) -> Iterator[Statement]:
+    """Makes an admin who is no superuser a member of the roles whose things it is to drop."""
+    if facts.superuser:
         return
-    roles = ", ".join(map(identifier, remains.roles))
-    heir = identifier(HEIR)
-    if remains.elsewhere and not remains.heir:
-        yield Statement(f"CREATE ROLE {heir} NOLOGIN", atomic=True)
-        yield Statement(f"COMMENT ON ROLE {heir} IS {literal(_HEIRS_COMMENT)}", atomic=True)
-    if (remains.elsewhere or schemas) and not facts.superuser:
-        option = " WITH INHERIT TRUE, SET TRUE" if facts.membership_options else ""
-        joined = f"{roles}, {heir}" if remains.elsewhere else roles
-        yield Statement(f"GRANT {joined} TO {identifier(facts.admin)}{option}")
-    yield from _leaving(remains, schemas, owner)
-    for database in remains.elsewhere:
-        scope = remains.scope(database)
-        yield Statement(f"REASSIGN OWNED BY {roles} TO {heir}", scope=scope, atomic=True)
-        yield from _drops_of_owned(remains, owner, scope)
-    yield Statement(f"DROP ROLE {roles}")
+    option = " WITH INHERIT TRUE, SET TRUE" if facts.membership_options else ""
+    roles = ", ".join(map(identifier, [*remains.roles, *([HEIR] if heir else [])]))
+    yield Statement(f"GRANT {roles} TO {identifier(facts.admin)}{option}")
 
 
 def _drops_of_owned(remains: _Remains, owner: Owner, scope: str) -> Iterator[Statement]:

@@ -189,6 +189,7 @@ class Role(Resource):
     password: str | None = None  # current, other, none (a login without one), lost (ours is not in the secret store)
     secret: str = field(default="", compare=False)  # name of the password in the secret store
     purpose: str = field(default="", compare=False)
+    home: str | None = None  # of an owner role: its schema in a database that apps share, as its mark says it
 
     def added_to(self, live: Self) -> None:
         """Whoever has made it has given its credentials to somebody."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 
 from multidb.errors import WrongVersion
 from multidb.model import Owner
 from multidb.provisioners.postgres.driver.session_settings import OLDEST
-from multidb.provisioners.postgres.provision.marks import MARK_PREFIX, parse_mark
+from multidb.provisioners.postgres.provision.marks import MARK_PREFIX, parse_mark, schema_in_mark
 from multidb.provisioners.postgres.provision.resources import (
     AppSchema,
     Extension,
@@ -146,9 +145,9 @@ def _peer_roles(rows: Iterable[tuple[str, str]]) -> Iterator[PeerRole]:
 def _schemas(marks: Iterable[str]) -> Iterator[AppSchema]:
     for mark in marks:
         owner, _ = parse_mark(mark)
-        match = re.search(r" owns schema (\S+) of (\S+)$", mark)
-        if owner is not None and match is not None:
-            yield AppSchema(owner, match[1], match[2])
+        there = schema_in_mark(mark)
+        if owner is not None and there is not None:
+            yield AppSchema(owner, *there)
 
 
 # The verifier that a superuser has itself.

@@ -27,6 +27,7 @@ from multidb.model import (
     CredentialUse,
     Finding,
     Inspection,
+    Move,
     Resource,
     Search,
     Server,
@@ -45,6 +46,7 @@ from multidb.provisioners.postgres.provision import (
     existing,
     interior,
     locks,
+    move_survey,
     reading,
     removal,
     scram,
@@ -124,6 +126,8 @@ class PostgresSession:
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._main.ask(query, parameters, self._server.timeout), inspection)
         resources = list(catalog.without_known(overview.resources, inspection.context.known))
+        for there, app in overview.elsewhere:
+            inspection.moves[app.id] = self._move(there, app, inspection)
         inspection.unread.update(unmet(inspection.apps, self._facts, inspection.context.server))
         if inspection.deep and not self._facts.superuser:
             resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
@@ -472,6 +476,24 @@ class PostgresSession:
 
     def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
         return removal.removal(self._ask, self._ask_inside, app, context)
+
+    def survey(self, there: App, app: App, context: StoreContext) -> Move:
+        """See `MovingSession.survey`; a connection into the database where the app is, with a few round trips."""
+        with self._within(home(there).database) as ask:
+            return move_survey.survey(ask, there, app, superuser=self._facts.superuser)
+
+    def leaving(self, there: App, app: App, context: StoreContext) -> Sequence[Statement]:
+        return removal.leaving(self._ask, self._ask_inside, (there, app), context)
+
+    def _move(self, there: App, app: App, inspection: Inspection) -> Move:
+        if not inspection.deep:
+            return move_survey.unseen(there, app)
+        try:
+            return self.survey(there, app, inspection.context)
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError as error:
+            return move_survey.unsurveyed(there, app, error)
 
     def _ask(self, query: str, parameters: Sequence[str]) -> str:
         return self._main.ask(query, parameters, self._server.timeout)

@@ -7,14 +7,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
-from multidb.errors import NotAllowed, Refused, ServerError
+from multidb.errors import Refused
 from multidb.model import App, Inspection, Owner, Resource, listed
 from multidb.provisioners.postgres.provision import interior, reading
 from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.marks import parse_mark
+from multidb.provisioners.postgres.provision.move_survey import placed
 from multidb.provisioners.postgres.provision.options import EXTENSION_SCHEMA
 from multidb.provisioners.postgres.provision.privileges import privileges_of
-from multidb.provisioners.postgres.provision.resources import Interior, Reading
+from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Reading
 from multidb.provisioners.postgres.provision.roles import PEER, READS
 from multidb.provisioners.postgres.provision.shared_resources import (
     VACANT,
@@ -29,8 +30,8 @@ from multidb.provisioners.postgres.provision.shared_resources import (
 __all__ = [
     "SHARED",
     "DesiredInside",
+    "elsewhere",
     "inside",
-    "moved",
     "shared_access",
     "shared_database",
 ]
@@ -212,34 +213,30 @@ def _without_guests(interior: Interior, roles: Collection[str]) -> Interior:
     return replace(interior, schema_privileges=kept)
 
 
-def moved(
+def elsewhere(
     rows: Iterable[Mapping[str, Any]], inspection: Inspection, owners: Mapping[str, Owner | None]
-) -> Iterator[tuple[str, ServerError]]:
-    """Apps whose data is elsewhere than where the manifest wants it: it does not go there by itself.
+) -> Iterator[tuple[App, App]]:
+    """Apps whose data is elsewhere than where the manifest wants it, and that are not on their way: each as it is, and
+    as the manifest has it.
 
     Args:
         rows: the databases in the answer to `catalog.overview_query`.
         owners: by role, whose it is.
     """
-    project, apps = inspection.context.project, {app.id: app for app in inspection.apps}
+    context, facts = inspection.context, inspection.context.facts
+    assert isinstance(facts, PostgresFacts)
+    apps = {app.id: app for app in inspection.apps if app.id not in context.moving}
+    schemas = {(one.owner, one.database): one.schema for one in facts.schemas}
     for row in rows:
         if is_shared(row["mark"]):
             owning = {owners.get(who) for who, _ in privileges_of(row["privileges"])}
-            inside = {owner.app for owner in owning if owner is not None and owner.project == project}
-            for app_id in sorted(inside & apps.keys()):
-                if home(apps[app_id]).database != row["name"]:
-                    yield app_id, _elsewhere(apps[app_id], f"a schema of {row['name']}")
+            inside = {owner.app for owner in owning if owner is not None and owner.project == context.project}
+            for app in (apps[app_id] for app_id in sorted(inside & apps.keys())):
+                schema = schemas.get((Owner(context.project, app.id), row["name"]))
+                if home(app).database != row["name"] and schema is not None:
+                    yield placed(app, {"database": row["name"], "schema": schema}), app
             continue
         owner, _ = parse_mark(row["mark"])
-        app = apps.get(owner.app) if owner is not None and owner.project == project else None
-        if app is not None and home(app).schema is not None:
-            yield app.id, _elsewhere(app, f"the database {row['name']}")
-
-
-def _elsewhere(app: App, where: str) -> ServerError:
-    return NotAllowed(
-        f"app {app.id} has {where}, and the manifest gives it {home(app)}: what it has does not move by itself",
-        where=f"app {app.id}",
-        hint="let the manifest say what is there; then make another app with the new place, and move the data over: "
-        f"multidb connect {app.id} --read-only -- pg_dump ..; multidb connect OTHER --migrate -- psql",
-    )
+        one = apps.get(owner.app) if owner is not None and owner.project == context.project else None
+        if one is not None and home(one).schema is not None:
+            yield placed(one, {"database": None, "schema": None}), one

@@ -140,7 +140,7 @@ def _role(change: Change, role: Role, facts: PostgresFacts) -> Iterator[Statemen
         shut = Statement(f"ALTER ROLE {name} CONNECTION LIMIT 0 PASSWORD NULL", atomic=True)
         yield from ending_sessions([role.name], facts, [shut])
     yield from making
-    if change.changed("owner"):
+    if change.changed("owner", "home"):
         yield Statement(comment, atomic=True)
 
 

@@ -181,6 +181,23 @@ def test_collections_that_are_made_meanwhile_come_and_one_that_is_gone_is_said(
         assert archive.leftovers(work.owner, work.context) == []
 
 
+def test_a_collection_that_is_made_otherwise_meanwhile_is_copied_anew(local: tuple[RealServer, Driver]) -> None:
+    """The same vectors, but on disk: no point tells it."""
+    there, driver = local
+    work = Work(there, driver, pattern="*_knowledge")
+    place = work.begin()
+    points = contents(there, "old_knowledge")
+    drop(there, "old_knowledge")
+    create(there, "old_knowledge", {"vectors": {"size": 4, "distance": "Dot", "on_disk": True}})
+    put(there, "old_knowledge", points)
+    with work.opened() as (archive, source):
+        assert archive.unlike(place, source)[0] == "collection knowledge: it was changed there meanwhile"
+    assert work.renew(place) == 44
+    work.exchange(place)
+    with opened(driver.real.server.endpoint.path) as client:
+        assert client.get_collection("lernmi_knowledge").config.params.vectors.on_disk is True
+
+
 def test_a_run_that_was_killed_between_a_collection_and_its_mark_makes_it_anew(
     local: tuple[RealServer, Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,8 @@ def source(location: SourceLocation, options: ImportOptions) -> CollectionsSourc
 class CollectionsSource:
     """`multidb.model.ImportSource` for the collections of one Qdrant."""
 
+    leaves_marks = False  # nothing is made there
+
     def __init__(self, location: SourceLocation, options: ImportOptions) -> None:
         self._location = location
         self._options = options

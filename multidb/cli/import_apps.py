@@ -69,7 +69,11 @@ def import_apps(  # noqa: PLR0913 (an option is an argument)
         typer.Option("--accept-differences", help="Take the copy of a source that was written meanwhile."),
     ] = False,
     live: Annotated[
-        bool, typer.Option("--live", help="Follow the source after the copy; without --from-: say how far it is.")
+        bool,
+        typer.Option(
+            "--live",
+            help="Follow the source after the copy; without --from-: how far it is, with --yes caught up first.",
+        ),
     ] = False,
     cutover: Annotated[
         bool, typer.Option("--cutover", help="Stop writers at the source that is followed, and take its place.")

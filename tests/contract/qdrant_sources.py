@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from multidb.model import SourceLocation
 from multidb.secrets import Secret
@@ -65,7 +66,7 @@ def point(number: int) -> dict[str, Any]:
 
 def create(real: RealServer, name: str, body: dict[str, Any]) -> None:
     if not real.server.endpoint.path:
-        ask(real, "PUT", f"/collections/{name}", body).raise_for_status()
+        ask(real, "PUT", f"/collections/{quote(name)}", body).raise_for_status()
         return
     from qdrant_client import models
 

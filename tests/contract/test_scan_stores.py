@@ -110,7 +110,7 @@ def address(real: RealServer) -> str:
     endpoint = real.server.endpoint
     if endpoint.path:
         return f"{{path: {endpoint.path}}}"
-    return f'{{url: "http://{endpoint.host}:{endpoint.port}", api_key: {{file: password}}}}'
+    return f'{{url: "http://{endpoint.host}:{endpoint.port}", password: {{file: password}}}}'
 
 
 def neo4j_address(real: RealServer) -> str:

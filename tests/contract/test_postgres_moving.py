@@ -317,3 +317,27 @@ def brought_back(site: Site, app: App, made: tuple[Any, Files]) -> None:
             opened.discard(place)
     site.apply([app])
     assert not site.changes([app])
+
+
+def test_from_one_shared_database_to_another_it_goes_under_another_name(site: Site) -> None:
+    app, neighbour, other = sharing(), sharing(), sharing()
+    app = in_schema(app, home(neighbour).database, "mind")
+    site.apply([app, neighbour, other])
+    with site.enter(app, database=home(app).database) as connection:
+        connection.execute("CREATE TABLE notes AS SELECT generate_series(1, 9) AS id; CREATE VIEW seen AS TABLE notes")
+        connection.execute("CREATE FUNCTION told() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM mind.notes'")
+    with site.enter(neighbour, database=home(neighbour).database) as connection:
+        connection.execute("CREATE TABLE kept (a int)")
+    there = in_schema(app, home(other).database, "soul")
+    found = surveyed(site, app, there)
+    assert (found.obstacles, found.mentions) == ((), ("function mind.told()",))
+    moved(site, app, there)
+    with site.enter(there, database=home(there).database) as connection:
+        assert connection.execute("SELECT count(*) FROM seen").fetchone() == (9,)
+    schemas = "SELECT nspname FROM pg_namespace WHERE nspname IN ('mind', 'soul')"
+    assert site.served.sql(schemas, database=home(neighbour).database) == []
+    assert not site.changes([there, neighbour, other])
+    with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        site.enter(there, database=home(neighbour).database)
+    with site.enter(neighbour, database=home(neighbour).database) as connection:
+        connection.execute("TABLE kept")

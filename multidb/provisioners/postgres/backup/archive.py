@@ -125,7 +125,10 @@ class PostgresArchive:
             seen = importing.survey(self._databases, app, context, _own(source))
         if home(app).schema is None:
             return seen
-        against = f"app {app.id} has a schema in a database that apps share: import into one with a database of its own"
+        against = (
+            f"app {app.id} has a schema in a database that apps share: let it have a database of its own, import into "
+            f"that, then move it: multidb move {app.id}"
+        )
         return replace(seen, obstacles=(*seen.obstacles, against))
 
     def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:

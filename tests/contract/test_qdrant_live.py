@@ -19,7 +19,7 @@ from tests.contract.qdrant_driver import Driver, app
 from tests.contract.qdrant_sets import contents, one_long, put, quiet, rounded
 from tests.contract.qdrant_sources import KINDS, MADE, PAIRS, create, fill, location, point, some_place
 from tests.support.case import RealServer
-from tests.support.checkpoints import Killed
+from tests.support.checkpoints import Killed, Marks
 
 pytestmark = pytest.mark.server
 
@@ -219,3 +219,20 @@ def test_a_run_that_was_killed_between_a_collection_and_its_mark_makes_it_anew(
             with pytest.raises(Killed):
                 archive.catch_up(place, source, "mark", quiet)
     assert work.renew(place) == 47
+
+
+def test_points_that_are_more_than_a_server_takes_at_once_come_all_the_same(tmp_path: Path) -> None:
+    with both("server", "server", tmp_path) as (there, driver):
+        work = Work(there, driver, pattern="*_knowledge")
+        for begin in range(0, 100, 50):  # 40 MB in all
+            put(
+                there,
+                "old_knowledge",
+                [{**point(n), "payload": {"t": "x" * 400_000}} for n in range(begin, begin + 50)],
+            )
+        place = work.begin()
+        assert work.renew(place) == 0
+        with work.opened() as (archive, source):
+            place = archive.prepare(PlaceKind.NEW, work.owner, work.context)
+            archive.bring_in(place, source, Marks(), quiet)
+            assert archive.measure(place) == source.copied()

@@ -372,7 +372,7 @@ class QdrantArchive:
         size = page_size(self._catalog.described([name])[name])
         for batch in read_lines(source, file, size):
             points = [with_tenant(point, old, new) for point in batch]
-            self._must(Call("PUT", f"{path_of(name)}/points?wait=true", {"points": points}))
+            self._maker.load(name, points)
 
     def _retenanted(self, name: str, old: str, new: str) -> None:
         if old != new:

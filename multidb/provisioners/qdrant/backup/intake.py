@@ -49,7 +49,7 @@ class Intake:
             name = self._there.get(one.type) or self._maker.made(self._place, entry, app.id)
             self._maker.index(name, entry)
             for points in Transfer(source, one, app, done, progress).batches(before):
-                self._maker.must(Call("PUT", f"{path_of(name)}/points?wait=true", {"points": points}))
+                self._maker.load(name, points)
             self._maker.require_kept(name, entry, source.product)
 
     def recover(self, source: SnapshotSource, snapshots: Snapshots, done: Checkpoint, progress: Progress) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
-from multidb.errors import Conflict, WrongVersion
+from multidb.errors import Conflict, ServerError, WrongVersion
 from multidb.model import Owner, PlaceKind, Server, listed
 from multidb.provisioners.qdrant.backup.configuration import index_calls, indexes, unkept, without_limits
 from multidb.provisioners.qdrant.backup.entries import renamed
@@ -16,6 +16,8 @@ from multidb.provisioners.qdrant.provision.resources import collection_name, own
 from multidb.provisioners.qdrant.provision.statements import Call, path_of
 
 __all__ = ["Maker", "mark_of", "not_the_apps"]
+
+_TOO_LARGE: Final = ("larger than allowed", "answers 413")
 
 
 class Maker:
@@ -50,6 +52,18 @@ class Maker:
             name, metadata = mark.collection, mark.metadata
         self.must(Call("PUT", path_of(name), {**created, "metadata": metadata}))
         return name
+
+    def load(self, name: str, points: Sequence[Any]) -> None:
+        """Writes points, in as many requests as they take: a server limits the size of one (32 MB, if nobody has said
+        otherwise)."""
+        try:
+            self.must(Call("PUT", f"{path_of(name)}/points?wait=true", {"points": points}))
+        except ServerError as error:
+            if len(points) < 2 or not any(words in error.message for words in _TOO_LARGE):
+                raise
+            half = len(points) // 2
+            self.load(name, points[:half])
+            self.load(name, points[half:])
 
     def index(self, name: str, entry: Mapping[str, Any]) -> None:
         """Makes the payload indexes that the entry has and the collection has not."""

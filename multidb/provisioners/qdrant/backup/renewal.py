@@ -176,6 +176,6 @@ class Renewal:
         loaded = [difference.point for difference in batch if difference.point is not None]
         gone = [difference.id for difference in batch if difference.point is None]
         if loaded:
-            self._maker.must(Call("PUT", f"{path_of(name)}/points?wait=true", {"points": loaded}))
+            self._maker.load(name, loaded)
         if gone:
             self._maker.must(Call("POST", f"{path_of(name)}/points/delete?wait=true", {"points": gone}))

@@ -255,6 +255,8 @@ def cut_over(
             if place is not None:
                 archive.detach(place, mark)
                 archive.replace(place, context)
+            for old in archive.leftovers(app, context):  # of a run that was killed in the middle of it
+                archive.discard(old)
         report = engine.apply(Scope(apps=frozenset({app.id})))
         downtime = time.monotonic() - began
         if (error := report.error()) is not None:
@@ -464,6 +466,7 @@ def _opened(engine: Engine, request: ImportRequest, app: App, store: str) -> Ite
 def _given_up(engine: Engine, request: ImportRequest, mark: str, progress: Progress) -> list[str]:
     """Takes everything away. Says what could not be at a source."""
     app = engine.fleet.app(request.app)
+    was_stopped = _note(engine, request)["phase"] == _STOPPED
     left = []
     for store, (server, context) in contexts_of(engine, app, list(request.sources), app.where).items():
         progress(app.id, f"{store}: giving up what follows")
@@ -471,13 +474,15 @@ def _given_up(engine: Engine, request: ImportRequest, mark: str, progress: Progr
             if (place := left_place(archive, PlaceKind.NEW, app, context)) is not None:
                 archive.detach(place, mark)
                 archive.discard(place)
+        followed = _followed(request, store)
         try:
-            with _followed(request, store) as source:
+            with followed as source:
                 if why := _taken_away(store, source, mark):
                     left.append(why)
                 source.allow_writing()
         except ServerError as error:
-            left.append(_still_there(store, mark, error))
+            if what := followed.left_behind(mark, stopped=was_stopped):
+                left.append(f"{store}: {what} ({error.message})")
     return left
 
 
@@ -485,9 +490,5 @@ def _taken_away(store: str, source: FollowedSource, mark: str) -> str:
     try:
         source.unfollow(mark)
     except ServerError as error:
-        return _still_there(store, mark, error)
+        return f"{store}: {source.left_behind(mark, stopped=False)} ({error.message})"
     return ""
-
-
-def _still_there(store: str, mark: str, error: ServerError) -> str:
-    return f"{store}: what is called {mark} at the source could not be taken away ({error.message}); drop it there"

@@ -181,7 +181,7 @@ class FollowedSource(ImportSource, Protocol):
     """A source whose changes can be followed after it was copied.
 
     What following makes at the source is called by a `mark`, a name of lower-case letters, digits and underscores that
-    nobody else has; `unfollow` takes away all of it. A store whose copies are caught up may make nothing there.
+    nobody else has; `unfollow` takes away all of it.
     """
 
     def stopping(self) -> str:
@@ -209,6 +209,14 @@ class FollowedSource(ImportSource, Protocol):
 
     def unfollow(self, mark: str) -> None:
         """Takes away what following has made at the source. Nothing there is fine."""
+
+    def left_behind(self, mark: str, *, stopped: bool) -> str:
+        """What may be left at a source that cannot be asked, and what takes it away there; empty: nothing. Not entered,
+        this tells it, too.
+
+        Args:
+            stopped: whether `stop_writing` was called, perhaps by a run that was killed.
+        """
 
 
 @runtime_checkable

@@ -117,6 +117,10 @@ def old_servers(root: Path) -> Iterator[Old]:
                 "--from-qdrant env:OLD_QDRANT": f"--from-qdrant {vectors}",
                 "postgres@pg.lernmi.example.com": f"{SUPERUSER}@127.0.0.1:{postgres.port}/postgres",
                 "redis://cache.lernmi.example.com:6379": f"redis://{case_redis.ADMIN}@{at.host}:{at.port}",
+                'redis-cli -u "$OLD_REDIS" CONFIG SET': (
+                    "python -c \"import os, redis, sys; redis.Redis.from_url(os.environ['OLD_REDIS'])"
+                    ".execute_command('CONFIG', 'SET', *sys.argv[1:])\""
+                ),
                 "cd ../back": "touch ../quiet; sleep 1; cd ../back",
             },
             {

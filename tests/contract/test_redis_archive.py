@@ -22,6 +22,7 @@ from tests.contract.case_redis import ADMIN, as_admin, as_app
 from tests.contract.redis_sets import Files, backup, content, fill, place_of, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage, valkey  # noqa: F401
 from tests.support.case import RealServer
+from tests.support.checkpoints import Killed
 
 pytestmark = pytest.mark.server
 
@@ -92,6 +93,33 @@ def test_new_data_takes_the_place_of_the_old_in_one_step(stage: Stage) -> None:
     assert stage.project.in_sync("alpha", "beta")
     with as_app(stage.project.tenant("alpha")) as client:
         assert client.execute_command("GET", f"{stage.prefix}text") == "hello"
+
+
+def test_data_that_has_taken_its_place_is_no_new_place_for_a_run_that_comes_after_a_crash(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(stage, stage.alpha, int(time.time() * 1000) + 3_600_000)
+    before = content(stage, stage.alpha, *of_app(stage, stage.alpha))
+    part, files = backup(stage, stage.alpha)
+    with stage.archive() as archive:
+        new = archive.prepare(PlaceKind.NEW, stage.alpha, stage.context)
+        archive.restore(new, part, files, quiet)
+        stage.raw(stage.alpha).execute_command("SET", of_app(stage, stage.alpha)[1] + b"made since", "x")
+        monkeypatch.setattr(archive, "_save", dies)
+        with pytest.raises(Killed):
+            archive.replace(new, stage.context)
+    with stage.archive() as archive:
+        left = archive.leftovers(stage.alpha, stage.context)
+        assert [place.kind for place in left] == ([] if stage.prefix else [PlaceKind.SCRATCH])
+        for place in left:
+            archive.discard(place)
+        assert archive.leftovers(stage.alpha, stage.context) == []
+    assert content(stage, stage.alpha, *of_app(stage, stage.alpha)) == before
+    assert content(stage, stage.alpha, *place_of(new)) == {}
+
+
+def dies() -> None:
+    raise Killed
 
 
 def test_a_set_is_loaded_for_another_app(stage: Stage) -> None:

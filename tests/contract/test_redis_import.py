@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,6 @@ from typing import Any
 
 import psutil
 import pytest
-import redis
 
 from multidb.errors import (
     ArchiveError,
@@ -34,18 +32,15 @@ from multidb.ports import choose
 from multidb.provisioners.redis.backup import transfer
 from multidb.provisioners.redis.backup.source import RedisSource
 from multidb.provisioners.redis.hosting.rdb_file import served
-from multidb.secrets import Secret
-from tests.contract.case_redis import ADMIN, PASSWORD, as_admin
-from tests.contract.redis_sets import content, fill, place_of, quiet
+from tests.contract.case_redis import PASSWORD, as_admin
+from tests.contract.redis_elsewhere import NUMBER, Elsewhere, held
+from tests.contract.redis_sets import fill, place_of, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers  # noqa: F401
 from tests.support.case import RealServer
 from tests.support.checkpoints import Killed, Marks
 
 pytestmark = pytest.mark.server
 
-NUMBER = 5
-_MOMENT = re.compile(rb"\b(1[0-9]{7})[0-9]{5}\b")
-_SCORES = re.compile(rb"(?<=b')(-?\d+\.\d+)(?=')")
 ELSEWHERE = App("elsewhere", "elsewhere", {})
 PAIRS = (
     ("valkey-9", "valkey-9", {}),
@@ -54,31 +49,6 @@ PAIRS = (
     ("valkey-9", "redis-7", {"isolation": "prefix", "scripts": True}),
     ("redis-7", "redis-8", {}),
 )
-
-
-class Elsewhere:
-    """DB 5 of a server, which belongs to nobody that multidb knows."""
-
-    prefix = ""
-
-    def __init__(self, real: RealServer) -> None:
-        self.real = real
-
-    def raw(self, _: App | None = None) -> redis.Redis:
-        endpoint = self.real.server.endpoint
-        client = redis.Redis(
-            host=endpoint.host, port=endpoint.port, username=ADMIN, password=PASSWORD, db=NUMBER, protocol=2
-        )
-        client.response_callbacks.clear()
-        return client
-
-    def location(self, user: str = ADMIN, password: str = PASSWORD, number: int = NUMBER) -> SourceLocation:
-        endpoint = self.real.server.endpoint
-        text = f"redis://{user}@{endpoint.host}:{endpoint.port}/{number}"
-        return SourceLocation(text, text, None, Secret(password))
-
-    def source(self, **options: Any) -> RedisSource:
-        return RedisSource(self.location(), ImportOptions(**options))
 
 
 @pytest.fixture(params=PAIRS, ids=lambda pair: f"{pair[0]}-to-{pair[1]}")
@@ -364,13 +334,3 @@ def agree(one: Measures, other: Measures) -> int:
     shared = one.fingerprints.keys() & other.fingerprints.keys()
     assert {name: one.fingerprints[name] for name in shared} == {name: other.fingerprints[name] for name in shared}
     return len(shared)
-
-
-def held(where: Any, number: int, prefix: bytes = b"") -> dict[bytes, tuple[bytes, int]]:
-    """What is there; scores of sorted sets as numbers, since servers write the same one in more or fewer digits, and
-    when an entry of a stream was last delivered to about two minutes, since a server tells that by how long ago."""
-    found = content(where, App("alpha", "alpha", {}), number, prefix)
-    return {
-        key: (_MOMENT.sub(rb"\1", _SCORES.sub(lambda text: repr(float(text[1])).encode(), value)), ms)
-        for key, (value, ms) in found.items()
-    }

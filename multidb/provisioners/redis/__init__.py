@@ -156,9 +156,9 @@ def _archive(server: Server, password: Secret | None, application: str, _: TakeO
 
 
 def _source(location: SourceLocation, options: ImportOptions) -> ImportSource:
-    from multidb.provisioners.redis.backup.source import RedisSource
+    from multidb.provisioners.redis.backup.followed import FollowedRedis
 
-    return RedisSource(location, options)
+    return FollowedRedis(location, options)
 
 
 def _processes(hosting: Hosting) -> Sequence[HostedServer]:

@@ -162,6 +162,10 @@ class FollowedPostgres(PostgresSource):
                 raise self._connection.error(answer.refusal)
         self._writing(f"DROP PUBLICATION IF EXISTS {identifier(mark)}")
 
+    def left_behind(self, mark: str, *, stopped: bool) -> str:
+        closed = ", and let its owner set the database to be written again" if stopped else ""
+        return f"what is called {mark} at the source could not be taken away; drop it there{closed}"
+
     def behind(self, mark: str) -> int | None:
         """Bytes that the consumer of the slot does not have yet; None: there is no such slot."""
         answer = self._connection.ask(

@@ -237,6 +237,9 @@ class CollectionsSource:
     def unfollow(self, mark: str) -> None:
         """Nothing was made there."""
 
+    def left_behind(self, mark: str, *, stopped: bool) -> str:
+        return ""
+
     def copied(self) -> Measures | None:
         return None if not self._fingerprints else joined(self._fingerprints.values())
 

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Final, Self
 
@@ -25,6 +26,7 @@ from multidb.model import (
     ArchiveWriter,
     Checkpoint,
     ImportSource,
+    Lag,
     Measures,
     Owner,
     Part,
@@ -36,13 +38,15 @@ from multidb.model import (
     Survey,
 )
 from multidb.provisioners.redis.backup.encodings import Limits
+from multidb.provisioners.redis.backup.followed import FollowedRedis
+from multidb.provisioners.redis.backup.following import Following
 from multidb.provisioners.redis.backup.intake import Intake
 from multidb.provisioners.redis.backup.keys import NEWER, Keys
 from multidb.provisioners.redis.backup.keys_file import LONGEST, KeysReader, KeysWriter, rdb_version
 from multidb.provisioners.redis.backup.places import Keyspace, keyspace, place_prefix, place_user
 from multidb.provisioners.redis.backup.source import RedisSource
 from multidb.provisioners.redis.backup.transfer import Transfer
-from multidb.provisioners.redis.driver.connection import ask, explained, open_client
+from multidb.provisioners.redis.driver.connection import ask, explained, fields, open_client
 from multidb.provisioners.redis.observe.tally import Tally
 from multidb.provisioners.redis.provision.catalog import read_rules
 from multidb.provisioners.redis.provision.lock import Lease
@@ -76,6 +80,7 @@ class RedisArchive:
         self._another: Callable[..., redis.Redis] = partial(open_client, server, password, application)
         self._client = self._another()
         self._intake: Intake | None = None
+        self._following: Following | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
@@ -143,7 +148,8 @@ class RedisArchive:
             self._facts = self._read_facts()
             rules = read_rules(self._server, self._client)
             number = self._number_for(kind, app, context, rules)
-            self._rule(place_user(kind, owner), "reset", "off", "resetchannels", f"&{mark(owner, number)}")
+            ask(self._client, *_held(place_user(kind, owner), owner, number))
+            self._save()
         place = keyspace(kind, app, number, place_prefix(kind, owner))
         self._empty(place)
         return place
@@ -181,6 +187,7 @@ class RedisArchive:
     def replace(self, new: Place, context: StoreContext) -> None:
         """Swaps the two DBs in one step. Where apps live under prefixes, one transaction removes the old keys and
         renames the new ones, with the app's login off meanwhile; the server does nothing else as long as it lasts.
+        In the same step the new place ceases to be one, so that nobody exchanges it a second time.
 
         Raises:
             ArchiveError: the new place is gone.
@@ -189,17 +196,26 @@ class RedisArchive:
             raise ArchiveError(f"{new.name} is no new place of app {new.app.id}", where=str(self._server))
         live = self.live(new.app, context)
         users = user_names(new.app.id)
+        owner = Owner(context.project, new.app.id)
+        holder = place_user(PlaceKind.NEW, owner)
         with explained(self._server):
-            if _where(live)[0]:
-                ask(self._client, "SWAPDB", str(_where(live)[0]), str(_where(new)[0]))
+            if (number := _where(live)[0]) != 0:
+                coming = _where(new)[0]
+                old = keyspace(PlaceKind.SCRATCH, new.app, coming, "")
+                for left in self.leftovers(new.app, context):
+                    if left.kind is PlaceKind.SCRATCH:
+                        self.discard(left)
+                self._keys.swap(number, coming, _held(place_user(old.kind, owner), owner, coming), holder)
+                self._save()
                 for user in users:
                     self._end_sessions(user)
+                self.discard(old)
             else:
                 with contextlib.ExitStack() as shut:
                     for user in users:
                         shut.enter_context(self._shut_out(user))
-                    self._keys.exchange(_where(live)[1], _where(new)[1])
-        self.discard(new)
+                    self._keys.exchange(_where(live)[1], _where(new)[1], holder)
+                self._save()
 
     def discard(self, place: Place) -> None:
         """Removes the keys, then the user that holds the place."""
@@ -226,8 +242,13 @@ class RedisArchive:
 
     def survey(self, app: App, context: StoreContext, source: ImportSource) -> Survey:
         """What the source says; whether this server takes its values in the form that they have there shows when they
-        come, and where it does not they come by type."""
-        return source.survey(app, context)
+        come, and where it does not they come by type. Keys of this very server are not followed: stopping its writers
+        would stop what loads them."""
+        seen = source.survey(app, context)
+        if isinstance(source, FollowedRedis) and not seen.following and source.is_at(self._server, self._run()):
+            why = "it is the app's own server, which takes in no copy while its writers are stopped: leave out --live"
+            return replace(seen, following=why)
+        return seen
 
     def bring_in(self, place: Place, source: ImportSource, done: Checkpoint, progress: Progress) -> None:
         """Copies the keys, 20,000 between two checkpoints. A run that goes on ends with a look at all keys of both
@@ -235,12 +256,48 @@ class RedisArchive:
         if not isinstance(source, RedisSource):
             raise TypeError(f"{type(source).__name__} is no source of keys")
         with explained(self._server):
-            self._have_values_checked()
-            if self._intake is None:
-                where = lock_number(self._facts)
-                self._intake = Intake(self._server, self._keys, self._facts, where, self._limits, self._keys.rdb())
-            source.meet(self._intake)
+            self._meet(source)
             Transfer(self._keys, Keyspace.of(place), source, progress).run(done)
+
+    def follow(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        """Copies the keys. Nothing is made at the source, and the place follows nothing by itself."""
+        with explained(self._server):
+            self._followed(place, source, progress).copy()
+
+    def catch_up(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        """Compares all keys, unless `follow` has just copied them, then those that change meanwhile."""
+        with explained(self._server):
+            self._followed(place, source, progress).catch_up()
+
+    def lag(self, place: Place, source: ImportSource, mark: str) -> Lag:
+        return Lag(None)
+
+    def drain(self, place: Place, source: ImportSource, mark: str, progress: Progress) -> None:
+        with explained(self._server):
+            self._followed(place, source, progress).drain()
+
+    def unlike(self, place: Place, source: ImportSource) -> Sequence[str]:
+        return self._followed(place, source, lambda *_: None).unlike()
+
+    def detach(self, place: Place, mark: str) -> None:
+        self._following = None
+
+    def _followed(self, place: Place, source: ImportSource, progress: Progress) -> Following:
+        """What is known of a place and its source, both open."""
+        if not isinstance(source, FollowedRedis):
+            raise TypeError(f"{type(source).__name__} is no source of keys that is followed")
+        known = self._following
+        if known is None or known.source is not source or known.place != place:
+            self._meet(source)
+            self._following = known = Following(self._keys, Keyspace.of(place), source, progress)
+        return known
+
+    def _meet(self, source: RedisSource) -> None:
+        self._have_values_checked()
+        if self._intake is None:
+            where = lock_number(self._facts)
+            self._intake = Intake(self._server, self._keys, self._facts, where, self._limits, self._keys.rdb())
+        source.meet(self._intake)
 
     # Places
 
@@ -278,10 +335,6 @@ class RedisArchive:
         with explained(self._server):
             carry_out(self._another, emptying(*_where(place)))
 
-    def _rule(self, user: str, *tokens: str) -> None:
-        ask(self._client, "ACL", "SETUSER", user, *tokens)
-        self._save()
-
     def _save(self) -> None:
         match self._facts.persistence:
             case "aclfile":
@@ -314,6 +367,10 @@ class RedisArchive:
                 return int(ask(self._client, "CONFIG", "GET", "proto-max-bulk-len")[1])
             except (NoPermissionError, IndexError):
                 return LONGEST
+
+    def _run(self) -> str:
+        with explained(self._server):
+            return fields(str(ask(self._client, "INFO", "server"))).get("run_id", "")
 
     def _read_limits(self) -> Limits:
         with explained(self._server):
@@ -355,6 +412,11 @@ def _where(place: Place) -> tuple[int, str]:
     """The DB number and the prefix of a place: one of them says nothing (0, or no prefix)."""
     keys = Keyspace.of(place)
     return keys.number, keys.prefix
+
+
+def _held(user: str, owner: Owner, number: int) -> tuple[str, ...]:
+    """The command that makes the user by whom a place is held."""
+    return ("ACL", "SETUSER", user, "reset", "off", "resetchannels", f"&{mark(owner, number)}")
 
 
 def _numbers(rule: Rule | None, owner: Owner) -> list[int]:

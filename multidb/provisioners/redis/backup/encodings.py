@@ -11,11 +11,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-__all__ = ["FOOTER", "HASH_TABLE", "SET_TABLE", "Limits", "in_order", "vector_set"]
+__all__ = [
+    "EXPIRING_FIELDS",
+    "FOOTER",
+    "HASH_TABLE",
+    "MODULE",
+    "SET_TABLE",
+    "STREAMS",
+    "Limits",
+    "in_order",
+    "vector_set",
+]
 
 FOOTER: Final = 10  # bytes at the end of what DUMP gives: the RDB version and a checksum
 # RDB types, the first byte of a payload (rdb.h of Redis and Valkey).
-SET_TABLE, HASH_TABLE = 2, 4
+SET_TABLE, HASH_TABLE, MODULE = 2, 4, 7
+STREAMS: Final = frozenset({15, 19, 21, 26, 27})
+EXPIRING_FIELDS: Final = frozenset({22, 23, 24, 25})  # hashes
 _SCORES, _SCORES_AS_TEXT = 5, 3
 # A module's value, and which one's: 64 bits for the name "vectorset" and version 0 of what it writes.
 _VECTOR_SET: Final = bytes.fromhex("07 81 bde72da2bb1eb400")

@@ -74,14 +74,15 @@ class Intake:
         with explained(self._server):
             raise loaded
 
-    def shaped(self, records: Iterable[Record], *, alike: bool) -> Iterator[Record]:
+    def shaped(self, records: Iterable[Record], *, alike: bool, every: bool = False) -> Iterator[Record]:
         """The records, the values that are compared (of keys that stay) as this server would serialize them.
 
         Args:
             alike: whether the other serializes as this one does, and keeps values in the same shape.
+            every: those of keys that expire are compared, too.
         """
         for batch in by_size(records):
-            unlike = [record for record in batch if self._is_unlike(record, alike)]
+            unlike = [record for record in batch if self._is_unlike(record, alike, every)]
             if not unlike:
                 yield from batch
                 continue
@@ -92,8 +93,8 @@ class Intake:
             }
             yield from (replace(record, payload=payloads.get(record.key, record.payload)) for record in batch)
 
-    def _is_unlike(self, record: Record, alike: bool) -> bool:
-        if record.expiry != NEVER:
+    def _is_unlike(self, record: Record, alike: bool, every: bool) -> bool:
+        if record.expiry != NEVER and not every:
             return False
         return self.limits.changes(record.payload) if alike else True
 

@@ -207,9 +207,17 @@ class Keys:
         seconds, micros = ask(self._client, "TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
-    def exchange(self, old: str, new: str) -> None:
-        """In one transaction removes the keys of DB 0 whose names begin with `old`, and gives that prefix to those of
-        `new`. Queued on the server while they are found, so that this process never holds all of them."""
+    def swap(self, one: int, other: int, also: Sequence[str], holder: str) -> None:
+        """In one transaction exchanges two DBs, carries out a command, and removes the ACL user `holder`."""
+        with self.lane(0) as connection:
+            connection.ask("MULTI")
+            self._queue(connection, [[("SWAPDB", one, other), tuple(also), ("ACL", "DELUSER", holder)]])
+            self._carry_out(connection)
+
+    def exchange(self, old: str, new: str, holder: str) -> None:
+        """In one transaction removes the keys of DB 0 whose names begin with `old`, gives that prefix to those of
+        `new`, and removes the ACL user `holder`. Queued on the server while they are found, so that this process never
+        holds all of them."""
         begin, coming = old.encode(), new.encode()
         with self.lane(0) as connection, self._another(raw=True) as client:
             connection.ask("MULTI")
@@ -222,7 +230,13 @@ class Keys:
                     for keys in scanned(client, _match(new))
                 ),
             )
-            connection.ask("EXEC")
+            self._queue(connection, [[("ACL", "DELUSER", holder)]])
+            self._carry_out(connection)
+
+    def _carry_out(self, connection: BatchConnection) -> None:
+        for answer in connection.ask("EXEC"):
+            if isinstance(answer, ResponseError):
+                raise answer
 
     def _queue(self, connection: BatchConnection, batches: Iterable[Sequence[tuple[Any, ...]]]) -> None:
         for batch in batches:

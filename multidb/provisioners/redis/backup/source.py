@@ -274,10 +274,10 @@ class RedisSource:
         with self.explained(), contextlib.closing(dumped(opened, keys, when, len(self._prefix))) as coming:
             yield from coming
 
-    def shaped(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records as the app's server would serialize them."""
+    def shaped(self, records: Iterable[Record], *, every: bool = False) -> Iterator[Record]:
+        """The records as the app's server would serialize them; with `every`, also those of keys that expire."""
         assert self._intake is not None
-        return self._intake.shaped(records, alike=self._alike or self._by_type)
+        return self._intake.shaped(records, alike=self._alike or self._by_type, every=every)
 
     def present(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of the keys, named as in the app's place, are there."""

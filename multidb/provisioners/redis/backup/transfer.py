@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from multidb.model import Checkpoint, Progress
@@ -17,7 +17,9 @@ from multidb.provisioners.redis.backup.places import Keyspace
 from multidb.provisioners.redis.backup.source import RedisSource
 from multidb.provisioners.redis.observe.tally import Seen, Tally
 
-__all__ = ["KEYS", "Transfer"]
+__all__ = ["KEYS", "Look", "Transfer", "batched", "same"]
+
+Look = Callable[[Sequence[Record], Sequence[Record]], None]
 
 KEYS: Final = 20_000  # between two checkpoints
 _BYTES: Final = 8 << 20  # of names between two checkpoints
@@ -58,34 +60,55 @@ class Transfer:
         if before:
             self.even()
 
-    def even(self) -> int:
+    def even(self, look: Look = lambda _, __: None) -> int:
         """Makes the place like the source: keys that differ are loaded again, keys that are gone there are removed.
 
         Returns:
             how many there were.
         """
-        changed, seen = 0, Seen()
+        seen = Seen()
         keys = (key for _, page in self._source.pages() for key in page if not seen.before(key))
-        with self._keys.lane(self._place.number) as lane:
-            for batch in by_size(self._source.shaped(self._source.records(keys))):
-                there = self._keys.of(lane, self._place.prefix, [record.key for record in batch])
-                differing = [record for record in batch if not _same(record, there.get(record.key))]
-                self._load(differing)
-                changed += len(differing)
-                self._progress(self._place.app.id, "comparing keys")
-        return changed + self._remove_gone()
+        return self.bring_over(keys, look) + self.remove_gone()
 
-    def _remove_gone(self) -> int:
+    def bring_over(self, keys: Iterable[bytes], look: Look) -> int:
+        """Loads those of the keys, named as they are there, that are not the same here. What is gone there is left.
+
+        Args:
+            look: is given what was compared, part by part, and what of it was loaded.
+
+        Returns:
+            how many were loaded.
+        """
+        changed = 0
+        with self._keys.lane(self._place.number) as lane:
+            for batch in by_size(self._source.shaped(self._source.records(keys), every=True)):
+                there = self._keys.of(lane, self._place.prefix, [record.key for record in batch])
+                differing = [record for record in batch if not same(record, there.get(record.key))]
+                if differing:
+                    self._load(differing)
+                changed += len(differing)
+                look(batch, differing)
+                self._progress(self._place.app.id, "comparing keys")
+        return changed
+
+    def remove_gone(self) -> int:
+        """Removes what is here and not there. Gives how many that were."""
         removed = 0
         begin = self._place.prefix.encode()
-        with self._keys.lane(self._place.number) as lane, self._keys.lane(self._place.number) as deleting:
-            for batch in _batched(names(lane, self._place.prefix)):
-                present = self._source.present([key.removeprefix(begin) for key in batch])
-                gone = [key for key, there in zip(batch, present, strict=True) if not there]
-                if gone:
-                    deleting.ask("UNLINK", *gone)
+        with self._keys.lane(self._place.number) as lane:
+            for batch in batched(names(lane, self._place.prefix)):
+                own = [key.removeprefix(begin) for key in batch]
+                gone = [key for key, there in zip(own, self._source.present(own), strict=True) if not there]
+                self.remove(gone)
                 removed += len(gone)
         return removed
+
+    def remove(self, keys: Sequence[bytes]) -> None:
+        """Removes keys of the place, named without its prefix. Not there is fine."""
+        begin = self._place.prefix.encode()
+        if keys:
+            with self._keys.lane(self._place.number) as lane:
+                lane.ask("UNLINK", *(begin + key for key in keys))
 
     def _resumed(self, parts: Iterable[str]) -> bytes:
         """The cursor of the last checkpoint, where the source's server is still the one that gave it."""
@@ -124,7 +147,8 @@ class Transfer:
         )
 
 
-def _same(record: Record, there: Record | None) -> bool:
+def same(record: Record, there: Record | None) -> bool:
+    """Whether a key has the same value and expiry as another of the same server."""
     return (
         there is not None
         and there.expiry == record.expiry
@@ -133,7 +157,8 @@ def _same(record: Record, there: Record | None) -> bool:
     )
 
 
-def _batched(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+def batched(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The names in batches that are asked about together."""
     iterator = iter(keys)
     while batch := list(itertools.islice(iterator, _AT_ONCE)):
         yield batch

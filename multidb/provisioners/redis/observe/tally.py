@@ -20,7 +20,17 @@ from hashlib import blake2b
 from typing import Final
 
 from multidb.model import Measures
-from multidb.provisioners.redis.backup.encodings import FOOTER, HASH_TABLE, SET_TABLE, Limits, in_order, vector_set
+from multidb.provisioners.redis.backup.encodings import (
+    EXPIRING_FIELDS,
+    FOOTER,
+    HASH_TABLE,
+    MODULE,
+    SET_TABLE,
+    STREAMS,
+    Limits,
+    in_order,
+    vector_set,
+)
 from multidb.provisioners.redis.backup.keys_file import NEVER, Record, rdb_version
 
 __all__ = ["Seen", "Tally"]
@@ -31,12 +41,11 @@ _NAMES: Final[dict[int, str]] = {
     **dict.fromkeys((1, 10, 14, 18), "list keys"),
     **dict.fromkeys((2, 11, 20), "set keys"),
     **dict.fromkeys((3, 5, 12, 17), "sorted set keys"),
-    **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), "hash keys"),
-    **dict.fromkeys((15, 19, 21, 26, 27), "stream keys"),
+    **dict.fromkeys((4, 9, 13, 16, *EXPIRING_FIELDS), "hash keys"),
+    **dict.fromkeys(STREAMS, "stream keys"),
 }
 _TABLES: Final = frozenset({SET_TABLE, HASH_TABLE})
-_MODULE, _MODULE_ID = 7, 10  # type, and how many bytes of a payload say which module's it is
-_EXPIRING_FIELDS = frozenset({22, 23, 24, 25})
+_MODULE_ID = 10  # bytes of a payload that say which module's it is
 _MODULUS = 1 << 128
 
 
@@ -58,14 +67,14 @@ class Tally:
         """One key. The same key twice would be counted twice."""
         key, payload = record.key, record.payload
         kind = payload[0]
-        if record.expiry != NEVER or kind in _EXPIRING_FIELDS:
+        if record.expiry != NEVER or kind in EXPIRING_FIELDS:
             self.expiring += 1
             return
         if not self._rdb:
             self._rdb = rdb_version(payload)
         name = _NAMES.get(kind, "other keys")
         body = in_order(kind, payload) if kind in _TABLES else payload[:-FOOTER]
-        if kind == _MODULE:
+        if kind == MODULE:
             name, body = "names of other keys", payload[:_MODULE_ID]
             self._counts["other keys"] += 1
             if (elements := vector_set(payload)) is not None:

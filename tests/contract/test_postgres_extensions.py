@@ -23,7 +23,7 @@ _HAVE = """SELECT e.extname, e.extversion, n.nspname, pg_get_userbyid(e.extowner
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname <> 'plpgsql' ORDER BY 1"""
 
 
-@pytest.fixture(scope="module", params=[18, 15])
+@pytest.fixture(scope="module", params=[18, pytest.param(15, marks=pytest.mark.rare)])
 def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with cluster(request.param, shipped=FILES) as made:
         yield made

@@ -178,10 +178,14 @@ def stoppings(engine: Engine, request: ImportRequest) -> dict[str, str]:
     Raises:
         MultidbError: a source cannot be asked.
     """
-    by_store = {}
+    by_store, note = {}, _note(engine, request)
     for store in request.sources:
-        with _followed(request, store) as source:
-            by_store[store] = source.stopping()
+        try:
+            with _followed(request, store) as source:
+                by_store[store] = source.stopping()
+        except ServerError as error:
+            if not _goes_on_without(error, request, note):
+                raise
     return by_store
 
 
@@ -236,7 +240,7 @@ def cut_over(
             before = safety_set(engine, app.id, taken, progress)
     began = time.monotonic()
     with ExitStack() as stack:
-        opened = [stack.enter_context(_opened(engine, request, app, store)) for store in stores]
+        copies, opened, left = _with_sources(stack, engine, request, app, note)
         stopping = {store: source.stopping() for store, source, *_ in opened}
         if note["phase"] != _EXCHANGING:
             _require_there(opened, app)
@@ -250,7 +254,7 @@ def cut_over(
             _bring_to_an_end(opened, note, request, app, journal, progress)
         else:
             _bring_up_again(opened, note, request, app, progress)
-        for store, _, archive, place, context in opened:
+        for store, archive, place, context in copies:
             progress(app.id, f"{store}: replacing")
             if place is not None:
                 archive.detach(place, mark)
@@ -261,7 +265,7 @@ def cut_over(
         downtime = time.monotonic() - began
         if (error := report.error()) is not None:
             raise error
-        left = [why for store, source, *_ in opened if (why := _taken_away(store, source, mark))]
+        left += [why for store, source, *_ in opened if (why := _taken_away(store, source, mark))]
     journal.end(FOLLOWING, app.id)
     return CutOver(app.id, tuple(stores), downtime, before, report, stopping, tuple(left))
 
@@ -296,13 +300,22 @@ def _being_exchanged(app: str) -> Refused:
     )
 
 
+class _FollowingPlace(NamedTuple):
+    """One store of an import that follows its source, as it is here."""
+
+    store: str
+    archive: FollowingArchive
+    place: Place | None  # None: it is gone, or was exchanged already
+    context: StoreContext
+
+
 class _Opened(NamedTuple):
-    """One store of an import that follows its source."""
+    """The same, with its source."""
 
     store: str
     source: FollowedSource
     archive: FollowingArchive
-    place: Place | None  # None: it is gone, or was exchanged already
+    place: Place | None
     context: StoreContext
 
 
@@ -456,11 +469,53 @@ def _archive(engine: Engine, server: Server) -> FollowingArchive:
 
 
 @contextmanager
+def _following_place(engine: Engine, app: App, store: str) -> Iterator[_FollowingPlace]:
+    """The place that follows one store's source, for the block."""
+    server, context = contexts_of(engine, app, [store], app.where)[store]
+    with _archive(engine, server) as archive:
+        yield _FollowingPlace(store, archive, left_place(archive, PlaceKind.NEW, app, context), context)
+
+
+@contextmanager
 def _opened(engine: Engine, request: ImportRequest, app: App, store: str) -> Iterator[_Opened]:
     """One store's source, and the place that follows it, for the block."""
-    server, context = contexts_of(engine, app, [store], app.where)[store]
-    with _followed(request, store) as source, _archive(engine, server) as archive:
-        yield _Opened(store, source, archive, left_place(archive, PlaceKind.NEW, app, context), context)
+    with _followed(request, store) as source, _following_place(engine, app, store) as (_, archive, place, context):
+        yield _Opened(store, source, archive, place, context)
+
+
+def _with_sources(
+    stack: ExitStack, engine: Engine, request: ImportRequest, app: App, note: Mapping[str, Any]
+) -> tuple[list[_FollowingPlace], list[_Opened], list[str]]:
+    """All copies; those whose sources answer, with these; and what is left at the others, without which it goes on."""
+    copies: list[_FollowingPlace] = []
+    opened: list[_Opened] = []
+    left: list[str] = []
+    for store in request.sources:
+        source = _followed(request, store)
+        try:
+            stack.enter_context(source)
+        except ServerError as error:
+            if not _goes_on_without(error, request, note):
+                raise
+            copies.append(stack.enter_context(_following_place(engine, app, store)))
+            if what := source.left_behind(str(note["mark"]), stopped=False):
+                left.append(f"{store}: {what} ({error.message})")
+            continue
+        copy = stack.enter_context(_following_place(engine, app, store))
+        copies.append(copy)
+        opened.append(_Opened(store, source, copy.archive, copy.place, copy.context))
+    return copies, opened, left
+
+
+def _goes_on_without(error: ServerError, request: ImportRequest, note: Mapping[str, Any]) -> bool:
+    """Whether an import goes on without a source that does not answer: the copy was compared with it when places began
+    to be exchanged, and whoever runs it accepts what was written there since. If not, the error says this way."""
+    if note["phase"] != _EXCHANGING:
+        return False
+    if not request.accept:
+        way = f"multidb import {request.app} --cutover --accept-differences"
+        error.hint = f"{error.hint}; is it gone for good, then take what was compared with it before: {way}"
+    return request.accept
 
 
 def _given_up(engine: Engine, request: ImportRequest, mark: str, progress: Progress) -> list[str]:

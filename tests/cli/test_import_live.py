@@ -283,3 +283,27 @@ def test_killed_at_a_step_it_goes_on_or_is_given_up(folder: Folder, old: str, so
     assert there(folder) == ["public.logged", "public.orders"]
     assert left_at(source) == [("{default_transaction_read_only=on}",)]
     assert not [name for name in databases(folder) if "__" in name]
+
+
+def test_a_source_that_is_gone_when_places_were_being_exchanged_keeps_nobody_from_ending_it(
+    folder: Folder, old: str, source: Cluster
+) -> None:
+    assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
+    ((slot,), _) = left_at(source)
+    exchange = "multidb.provisioners.postgres.backup.place_databases:_exchange"
+    process = stopped_at(folder, exchange, "import", "shop", "--cutover", "--yes")
+    assert process is not None
+    kill(process)
+    source.crash()
+    try:
+        refused = run(folder, "--cutover", "--yes")
+        assert (refused.code, "--cutover --accept-differences" in refused.err) == (4, True), refused.err
+        assert run(folder, "--abort").code == 3
+        done = run(folder, "--cutover", "--yes", "--accept-differences", "--json")
+        assert done.code == 1, done.out + done.err
+        assert slot in "".join(done.json()["data"]["left"])
+    finally:
+        source.start()
+    assert there(folder) == ["public.logged", "public.orders"]
+    folder.ok("plan", "--check")
+    source.sql(f"SELECT pg_drop_replication_slot('{slot}')", database="old")

@@ -13,7 +13,16 @@ from multidb.plan import Plan, ServerPlan, plain
 from multidb.provisioners import provisioner
 from multidb.report import Report, ServerReport
 
-__all__ = ["change_lines", "move_lines", "plan_sentence", "report_document", "show_plan", "show_report", "show_sql"]
+__all__ = [
+    "change_lines",
+    "mention_lines",
+    "move_lines",
+    "plan_sentence",
+    "report_document",
+    "show_plan",
+    "show_report",
+    "show_sql",
+]
 
 _SIGN = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-", Action.CONFLICT: "!"}
 _STYLE = {Action.CREATE: "green", Action.UPDATE: "yellow", Action.DELETE: "red", Action.CONFLICT: "bold red"}
@@ -74,9 +83,14 @@ def move_lines(move: Move) -> Iterator[str]:
     size = f" ({size_in_words(move.size)})" if move.size is not None else ""
     yield f"> {move.app.id}: moves from {move.source_title}{size} to {move.destination_title}: {move.command}"
     yield from (f"      in its way: {obstacle}" for obstacle in move.obstacles)
-    yield from (f"      otherwise afterwards: {mention}" for mention in move.mentions[:_MOST_MENTIONS])
-    if len(move.mentions) > _MOST_MENTIONS:
-        yield f"      otherwise afterwards: {counted(len(move.mentions) - _MOST_MENTIONS, 'thing')} more"
+    yield from mention_lines(move.mentions)
+
+
+def mention_lines(mentions: Sequence[str]) -> Iterator[str]:
+    """What would be otherwise once an app has another place, as lines of text."""
+    yield from (f"      otherwise afterwards: {mention}" for mention in mentions[:_MOST_MENTIONS])
+    if len(mentions) > _MOST_MENTIONS:
+        yield f"      otherwise afterwards: {counted(len(mentions) - _MOST_MENTIONS, 'thing')} more"
 
 
 def show_sql(output: Output, plan: Plan) -> None:

@@ -25,7 +25,7 @@ from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import AppArgument, IdentityOption, Run, examples, with_run
 from multidb.cli.output import Output
-from multidb.cli.plan_view import report_document, show_report
+from multidb.cli.plan_view import mention_lines, report_document, show_report
 from multidb.cli.restore import Openings, audited
 from multidb.cli.typed_name import agree_to_destroy
 from multidb.closure import closures
@@ -33,6 +33,7 @@ from multidb.engine import Engine
 from multidb.errors import Conflict, MultidbError, PartlyApplied, Refused, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
+from multidb.mentions import mentions
 from multidb.model import Progress, Project, listed
 from multidb.orphans import orphan, orphans
 from multidb.project import load_project
@@ -44,6 +45,8 @@ from multidb.tombstone import ways_of_removed
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
+_MOST = 5  # things that a sentence names
+
 
 @app.command(
     "rename-app",
@@ -54,7 +57,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
     ),
 )
 @with_run("rename-app", verbose=True)
-def rename_app(
+def rename_app(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     name: AppArgument,
     other: Annotated[str, typer.Argument(metavar="NEW", help="The name that it is to have.")],
@@ -65,6 +68,9 @@ def rename_app(
     incomplete: Annotated[
         bool, typer.Option("--incomplete", help="Go on although something of it cannot be copied.")
     ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Rename although text in it names what is called otherwise then.")
+    ] = False,
     identity: IdentityOption = None,
     yes_destroy: Annotated[
         str | None, typer.Option("--yes-destroy", metavar="NAME", help="Do not ask; the old name is the answer.")
@@ -73,16 +79,17 @@ def rename_app(
     """Give an app another name: databases, roles, collections, keys, manifest entry, credentials and env file.
 
     Its data is copied to places under the new name and compared while the app's logins are off; then the names are
-    exchanged, and what stands under the old one is dropped. Its sets stay its own. Interrupted anywhere, run it again,
-    or go back with --abort.
+    exchanged, and what stands under the old one is dropped. Its sets stay its own. What names in its text a place that
+    is called otherwise then is named before, and needs --accept. Interrupted anywhere, run it again, or go back with
+    --abort.
     """
-    request = _Request(run, app_id(name), app_id(other), backup, incomplete, identity)
-    begun = _begun(request)
+    request = _Request(run, app_id(name), app_id(other), backup, incomplete, accept, identity)
+    begun, named = _begun(request), None
     if abort:
         return _go_back(request, begun)
     if begun is None:
         drafted = _drafted(request, run.project())
-        _show(request, drafted)
+        named = _show(request, drafted)
         agree_to_destroy(
             request.old,
             yes_destroy,
@@ -92,7 +99,7 @@ def rename_app(
             command=f"{request.command} --yes-destroy {request.old}",
         )
     try:
-        return _rename(request)
+        return _rename(request, named)
     except MultidbError:
         if (left := renames(request.state).get(request.old)) is not None:
             run.output.note(f"  {left.way_on}")
@@ -106,6 +113,7 @@ class _Request:
     new: str
     backup: bool
     incomplete: bool
+    accept: bool
     identity: Path | None
 
     @property
@@ -114,7 +122,7 @@ class _Request:
 
     @property
     def command(self) -> str:
-        return f"multidb rename-app {self.old} {self.new}"
+        return f"multidb rename-app {self.old} {self.new}" + " --accept" * self.accept
 
     @property
     def output(self) -> Output:
@@ -192,11 +200,11 @@ def _engine(request: _Request, project: Project, *, lenient: bool = False) -> En
     return request.run.engine(request.output, project.including(new))
 
 
-def _show(request: _Request, drafted: renaming.Renaming) -> None:
-    """What is going to be done, and whether it can be.
+def _show(request: _Request, drafted: renaming.Renaming) -> list[str]:
+    """What is going to be done, and whether it can be. Gives what names the old place in its text.
 
     Raises:
-        Refused: something stands in the way; nothing was changed.
+        Refused: something stands in the way, or has to be agreed to; nothing was changed.
         ServerError: a server of the app cannot be asked.
     """
     output, old, new = request.output, request.old, request.new
@@ -205,6 +213,7 @@ def _show(request: _Request, drafted: renaming.Renaming) -> None:
     engine = _engine(request, project)
     with output.working():
         _require_room(request, engine)
+        named = mentions(engine, project.apps[old], declaration(project.apps[old]), drafted.app)
     for path, (before, after) in drafted.texts.items():
         show_edit(output, path, before, after)
     output.say(f"{old} becomes {new}:", style="bold")
@@ -220,7 +229,17 @@ def _show(request: _Request, drafted: renaming.Renaming) -> None:
             output.note(f"{store}: its number becomes another, in the manifest too")
     for other, place, named in _named_by_others(project, old):
         output.note(f"{other} names {listed(named)} under {place}, where {new} will not be heard")
+    for line in mention_lines(named):
+        output.say(line)
     output.say()
+    if named and not request.accept:
+        raise Refused(
+            f"this would not be the same afterwards, and nothing would say so: {listed(named, _MOST)}",
+            where=f"app {old}",
+            hint=f"mend it first, so that it is right under both names; or rename it as it is: {request.command} "
+            "--accept",
+        )
+    return named
 
 
 def _named_by_others(project: Project, old: str) -> Iterator[tuple[str, str, list[str]]]:
@@ -256,7 +275,7 @@ def _require_room(request: _Request, engine: Engine) -> None:
         raise errors[0]
 
 
-def _rename(request: _Request) -> int:
+def _rename(request: _Request, named: Sequence[str] | None) -> int:
     run, output, old, new = request.run, request.output, request.old, request.new
     state = request.state
     keys = identities(request.identity, os.environ)
@@ -283,7 +302,7 @@ def _rename(request: _Request) -> int:
         record.applied(report)
         record.add("rename", "app", f"{old} to {new}", new)
     openings = audited(done, new, output)
-    return _tell(request, begun, report, notes, openings)
+    return _tell(request, begun, report, notes, named, openings)
 
 
 def _copied(request: _Request, begun: Rename | None, final: str, progress: Progress) -> tuple[Rename, tuple[str, ...]]:
@@ -329,7 +348,14 @@ def _exchanged(request: _Request, begun: Rename, progress: Progress) -> tuple[En
     return run.engine(output), report
 
 
-def _tell(request: _Request, begun: Rename, report: Report, notes: Sequence[str], openings: Openings) -> int:
+def _tell(
+    request: _Request,
+    begun: Rename,
+    report: Report,
+    notes: Sequence[str],
+    named: Sequence[str] | None,
+    openings: Openings,
+) -> int:
     output, old, new = request.output, request.old, request.new
     document: dict[str, Any] = {
         "app": new,
@@ -337,6 +363,7 @@ def _tell(request: _Request, begun: Rename, report: Report, notes: Sequence[str]
         "aborted": False,
         "final_set": begun.final_set or None,
         "notes": list(notes),
+        "mentions": list(named) if named is not None else None,
         **report_document(report),
     }
     output.document(not openings.own, {**document, **openings.document()})

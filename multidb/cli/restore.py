@@ -40,14 +40,17 @@ from multidb.cli.options import IdentityOption, PartsOption, Run, SetArgument, e
 from multidb.cli.output import Output
 from multidb.cli.plan_view import report_document, show_report
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, UsageError
+from multidb.errors import ArchiveError, ServerError, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
+from multidb.mentions import mentions
 from multidb.model import Server, listed, moment_in_words
 from multidb.provisioners import known_stores, provisioner
 from multidb.report import Report
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_MOST = 5  # things that a sentence names
 
 
 @app.command(
@@ -306,6 +309,8 @@ def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> in
     code = show_report(output, done.report)
     written = write_env_files(engine.fleet, output, [done.app])
     openings = audited(engine, done.app, output)
+    was = chosen.copy.backup_set.declaration if chosen.copy is not None and chosen.copy.backup_set is not None else {}
+    named = told_mentions(engine, done.app, chosen.owner, was, done.stores if not done.tables else (), output)
     kept = _kept_until(engine, chosen)
     document = {
         "app": done.app,
@@ -315,6 +320,7 @@ def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> in
         "files": list(done.files),
         "safety_set": done.safety.id if done.safety else None,
         "notes": list(done.notes),
+        "mentions": named,
         "at": chosen.moment.when.isoformat() if chosen.moment is not None else None,
         "kept_until": kept.isoformat() if kept is not None else None,
         "nearest": [_nearest_document(nearest) for nearest in chosen.nearest],
@@ -404,6 +410,27 @@ def tell_unshared(output: Output, source: str, new: str, declaration: Mapping[st
                 f"{new} does not share {store}.{name} of {source} ({listed(values)}); put them into its entry if it is "
                 "meant to"
             )
+
+
+def told_mentions(
+    engine: Engine, app: str, source: str, declaration: Mapping[str, Any], stores: Sequence[str], output: Output
+) -> list[str]:
+    """What an app has been given whose text names the place of the app that it is of, which is said; nobody may be able
+    to tell, which is said as well."""
+    inside = engine.project.apps[app]
+    try:
+        with output.working():
+            found = mentions(engine, inside, declaration, inside, stores)
+    except ServerError as error:
+        output.note(f"nobody can say what of {app} names the place of {source} in its text: {error}", style="yellow")
+        return []
+    if found:
+        output.note(
+            f"this of {app} names in its text what {source} had, which is called otherwise in {app}: "
+            f"{listed(found, _MOST)}; mend it in {app}",
+            style="yellow",
+        )
+    return found
 
 
 def ready(engine: Engine, app: str) -> Report:

@@ -57,6 +57,15 @@ class MovingSession(Protocol):
             app: the same with those of its destination.
         """
 
+    def mentions(self, inside: App, was: Mapping[str, Any], becomes: App) -> Sequence[str]:
+        """What an app has whose text names a place by a name that it had. Reads catalogs only.
+
+        Args:
+            inside: the app where that is looked for.
+            was: the options of an entry, as plain values, by which the place is called so. They may come out of a set.
+            becomes: the app that has it under its own name; where that is the same, nothing is looked for.
+        """
+
     def leaving(self, there: App, app: App, context: StoreContext) -> Sequence[Statement]:
         """What drops all that the app has at the first place and not at the second, its roles excepted, as it stands
         now; nothing when there is nothing left."""

@@ -35,6 +35,8 @@ def folder() -> Iterator[Folder]:
         with database(made, "brain") as brain:
             brain.execute("CREATE TABLE notes (id serial PRIMARY KEY, path ltree)")
             brain.execute("INSERT INTO notes (path) SELECT text2ltree('a.' || n) FROM generate_series(1, 20000) n")
+            brain.execute("CREATE FUNCTION told() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM mind.notes'")
+            brain.execute("CREATE VIEW parsed AS SELECT id FROM mind.notes")
         made.ok("backup")
         yield made
 
@@ -72,13 +74,29 @@ def test_what_the_manifest_cannot_have_is_said_with_its_place(folder: Folder) ->
 def test_sets_and_copies_are_of_one_schema(folder: Folder) -> None:
     with database(folder, "brain") as brain:
         brain.execute("DELETE FROM notes WHERE id > 5")
-    folder.ok("restore", "brain", "--table", "notes", "--replace", "--yes")
+        brain.execute("DROP VIEW parsed")
+    restored = folder.ok("restore", "brain", "--table", "notes", "--replace", "--yes", "--json").json()
+    assert restored["mentions"] == []
     assert count(folder, "brain") == 20000
-    folder.ok("clone", "brain", "copy", "--yes")
-    assert count(folder, "copy") == 20000
-    folder.ok("rename-app", "copy", "twin", "--yes-destroy", "copy")
-    assert count(folder, "twin", "twin.notes") == 20000
-    folder.ok("restore", "brain", "--as", "other", "--yes")
+    with database(folder, "brain") as brain:
+        brain.execute("CREATE VIEW parsed AS SELECT id FROM mind.notes")
+    cloned = folder.ok("clone", "brain", "copy", "--yes", "--json")
+    assert cloned.json()["mentions"] == ["function copy.told()"]
+    assert "names in its text what brain had, which is called otherwise in copy: function copy.told()" in cloned.err
+    assert (count(folder, "copy"), count(folder, "copy", "parsed")) == (20000, 20000)
+    with database(folder, "copy") as copy:  # `told` names mind, which copy is not called
+        copy.execute("CREATE FUNCTION own() RETURNS int LANGUAGE sql SET search_path = copy AS 'SELECT 1'")
+    rename = ("rename-app", "copy", "twin", "--yes-destroy", "copy")
+    refused = folder.run(*rename)
+    assert (refused.code, "otherwise afterwards: function copy.own()" in refused.out) == (3, True), refused.err
+    assert "so that it is right under both names" in refused.err
+    assert "multidb rename-app copy twin --accept" in refused.err
+    assert "twin" not in (folder.path / "multidb.yaml").read_text()
+    assert folder.ok(*rename, "--accept", "--json").json()["mentions"] == ["function copy.own()"]
+    assert (count(folder, "twin", "twin.notes"), count(folder, "twin", "parsed")) == (20000, 20000)
+    other = folder.ok("restore", "brain", "--as", "other", "--yes", "--json")
+    assert other.json()["mentions"] == ["function other.told()"]
+    assert "function other.told(); mend it in other" in other.err
     assert count(folder, "other", "other.notes") == 20000
     assert folder.ok("backups", "verify", "brain").code == 0
     assert folder.ok("plan", "--check").code == 0

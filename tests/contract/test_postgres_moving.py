@@ -341,3 +341,27 @@ def test_from_one_shared_database_to_another_it_goes_under_another_name(site: Si
         site.enter(there, database=home(neighbour).database)
     with site.enter(neighbour, database=home(neighbour).database) as connection:
         connection.execute("TABLE kept")
+
+
+def test_text_that_names_a_schema_is_found_where_that_is_left_and_in_the_app_alone(site: Site) -> None:
+    app = sharing()
+    place = home(app)
+    other = sharing(place.database)
+    site.apply([app, other])
+    for one in (app, other):
+        with site.enter(one, database=home(one).database) as connection:
+            body = f"SELECT 1 FROM {place.schema}.notes"
+            connection.execute(f"CREATE FUNCTION told() RETURNS void LANGUAGE plpgsql AS 'BEGIN {body}; END'".encode())
+            connection.execute("CREATE TABLE kept (a int); CREATE VIEW parsed AS SELECT * FROM kept")
+    renamed = in_schema(app, place.database, "soul")
+    alone = placed(app, {"database": None, "schema": None})
+    entry = {"database": place.database, "schema": place.schema}
+    with site.connect() as session:
+        assert session.mentions(app, entry, renamed) == [f"function {place.schema}.told()"]
+        assert session.mentions(other, entry, other) == [f"function {home(other).schema}.told()"]  # a copy beside
+        assert session.mentions(app, entry, app) == []  # it keeps its name
+        assert session.mentions(app, {**entry, "schema": "kept"}, renamed) == []  # nothing names it
+        for is_none in ({}, {"schema": 7}, {"schema": ["mind"]}, {"schema": "a|.*"}, {"schema": ".*"}):
+            assert session.mentions(app, is_none, renamed) == []
+        assert session.mentions(app, entry, alone) == []  # which is a move
+        assert session.mentions(alone, entry, renamed) == []

@@ -246,6 +246,8 @@ class RestoreDocument(AppliedChanges):
     safety_set: str | None
     """The set of what it had before."""
     notes: list[str]
+    mentions: list[str]
+    """What names in its text a place that is called otherwise in this app."""
     at: AwareDatetime | None
     """With `--at` or `--until`, the moment."""
     kept_until: AwareDatetime | None
@@ -268,6 +270,8 @@ class CloneDocument(ResultDocument):
     expires_at: str | None
     """When it is to go; null: never."""
     safety_set: str | None
+    mentions: list[str]
+    """What names in its text the original's place, which is called otherwise in the clone."""
     written: Written
     breaches: list[str]
     """What is open in the clone's own walls."""

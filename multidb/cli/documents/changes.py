@@ -303,6 +303,8 @@ class RenameAppDocument(ResultDocument):
     """The last set under the old name; null: none was made."""
     notes: list[str] | None = None
     """What of it could not be copied."""
+    mentions: list[str] | None = None
+    """What names in its text a place that is called otherwise now, where this run has looked."""
     servers: list[AppliedServerDocument] | None = None
     error: ErrorDocument | None = None
     breaches: list[str] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -18,7 +18,18 @@ from multidb.provisioners.postgres.provision.options import EXTENSION_SCHEMA, ST
 from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, SEARCH_PATH
 from multidb.provisioners.postgres.provision.roles import PEER, AppNames
 
-__all__ = ["LAYOUT", "Layout", "place_options", "placed", "renamed_schemas", "survey", "unseen", "unsurveyed"]
+__all__ = [
+    "LAYOUT",
+    "Layout",
+    "left_schema",
+    "naming",
+    "place_options",
+    "placed",
+    "renamed_schemas",
+    "survey",
+    "unseen",
+    "unsurveyed",
+]
 
 _MOST: Final = 5  # things that a sentence names
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -171,13 +182,35 @@ def survey(ask: Callable[..., str], there: App, app: App, *, superuser: bool) ->
     source, schema = home(there), home(there).schema or ""
     layout = Layout.read(ask(LAYOUT, schema))
     looked_for = renamed_schemas(layout, home(app).schema or "public", shared=home(app).schema is not None, own=schema)
-    rows = json.loads(ask(TEXTS, pattern(looked_for), schema)) if looked_for else []
+    named = naming(ask, looked_for, schema)
     inward = json.loads(ask(INWARD, schema)) if schema else []
     obstacles = [*_obstacles(layout, there, app, superuser=superuser), *_odd_names(layout, source, home(app))]
     if inward:
-        named = listed([f"{other} (of {ours})" for other, ours in inward], _MOST)
-        obstacles.append(f"other apps have made something of its schema, which they have to drop first: {named}")
-    return unseen(there, app, layout.size, obstacles, [*mentions(rows, looked_for), *_left(layout, there, app)])
+        others = listed([f"{other} (of {ours})" for other, ours in inward], _MOST)
+        obstacles.append(f"other apps have made something of its schema, which they have to drop first: {others}")
+    return unseen(there, app, layout.size, obstacles, [*named, *_left(layout, there, app)])
+
+
+def naming(ask: Callable[..., str], schemas: Collection[str], inside: str) -> list[str]:
+    """What has text that names one of the schemas.
+
+    Args:
+        ask: as for `survey`.
+        inside: the schema where that is looked for; empty: all of the database.
+    """
+    return mentions(json.loads(ask(TEXTS, pattern(schemas), inside)), schemas) if schemas else []
+
+
+def left_schema(was: Mapping[str, Any], becomes: App) -> str | None:
+    """The schema of an entry's options, where the app has one that is called otherwise; None: it does not.
+
+    Args:
+        was: may come out of a set, with anything in it.
+    """
+    schema, own = was.get("schema"), home(becomes).schema
+    if own is None or not isinstance(schema, str) or schema == own or not _PLAIN.fullmatch(schema):
+        return None
+    return schema
 
 
 def unseen(

@@ -10,7 +10,7 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from multidb.concurrency import side_by_side
 from multidb.errors import (
@@ -481,6 +481,14 @@ class PostgresSession:
         """See `MovingSession.survey`; a connection into the database where the app is, with a few round trips."""
         with self._within(home(there).database) as ask:
             return move_survey.survey(ask, there, app, superuser=self._facts.superuser)
+
+    def mentions(self, inside: App, was: Mapping[str, Any], becomes: App) -> Sequence[str]:
+        """See `MovingSession.mentions`; a connection into the database, if there is anything to look for."""
+        schema = move_survey.left_schema(was, becomes)
+        if schema is None or home(inside).schema is None:
+            return []
+        with self._within(home(inside).database) as ask:
+            return move_survey.naming(ask, {schema}, home(inside).schema or "")
 
     def leaving(self, there: App, app: App, context: StoreContext) -> Sequence[Statement]:
         return removal.leaving(self._ask, self._ask_inside, (there, app), context)

@@ -26,7 +26,7 @@ def mentions(
     Raises:
         ServerError: a server cannot be asked.
     """
-    found: list[str] = []
+    named: list[str] = []
     for store in inside.stores if stores is None else stores:
         options = was.get(store)
         if not isinstance(options, Mapping) or store not in becomes.stores or provisioner(store).placed is None:
@@ -34,5 +34,5 @@ def mentions(
         for server in engine.fleet.servers(Scope(frozenset({inside.id}), frozenset({store}))):
             with engine.fleet.open(server) as session:
                 assert isinstance(session, MovingSession)
-                found += session.mentions(inside, options, becomes)
-    return found
+                named += session.mentions(inside, options, becomes)
+    return named

@@ -20,7 +20,7 @@ from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import AppArgument, Run, duration, examples, with_run
 from multidb.cli.output import Output
-from multidb.cli.restore import audited, ready, tell_unshared, told_mentions
+from multidb.cli.restore import audited, mentions_of_copy, ready, tell_unshared
 from multidb.engine import Engine
 from multidb.errors import Refused, UsageError
 from multidb.fleet import Scope
@@ -103,7 +103,7 @@ def _show(engine: Engine, output: Output, source: str, new: str, done: Cloned) -
     openings = audited(engine, new, output)
     app = engine.project.apps[new]
     original = declaration(engine.project.apps[source])
-    named = told_mentions(engine, new, source, original, list(app.stores), output)
+    named = mentions_of_copy(engine, new, source, original, list(app.stores), output)
     kept = done.safety.id if done.safety else None
     for note in done.notes:
         output.note(note)

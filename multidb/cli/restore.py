@@ -310,7 +310,7 @@ def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> in
     written = write_env_files(engine.fleet, output, [done.app])
     openings = audited(engine, done.app, output)
     was = chosen.copy.backup_set.declaration if chosen.copy is not None and chosen.copy.backup_set is not None else {}
-    named = told_mentions(engine, done.app, chosen.owner, was, done.stores if not done.tables else (), output)
+    named = mentions_of_copy(engine, done.app, chosen.owner, was, done.stores if not done.tables else (), output)
     kept = _kept_until(engine, chosen)
     document = {
         "app": done.app,
@@ -412,7 +412,7 @@ def tell_unshared(output: Output, source: str, new: str, declaration: Mapping[st
             )
 
 
-def told_mentions(
+def mentions_of_copy(
     engine: Engine, app: str, source: str, declaration: Mapping[str, Any], stores: Sequence[str], output: Output
 ) -> list[str]:
     """What an app has been given whose text names the place of the app that it is of, which is said; nobody may be able
@@ -420,17 +420,17 @@ def told_mentions(
     inside = engine.project.apps[app]
     try:
         with output.working():
-            found = mentions(engine, inside, declaration, inside, stores)
+            named = mentions(engine, inside, declaration, inside, stores)
     except ServerError as error:
         output.note(f"nobody can say what of {app} names the place of {source} in its text: {error}", style="yellow")
         return []
-    if found:
+    if named:
         output.note(
             f"this of {app} names in its text what {source} had, which is called otherwise in {app}: "
-            f"{listed(found, _MOST)}; mend it in {app}",
+            f"{listed(named, _MOST)}; mend it in {app}",
             style="yellow",
         )
-    return found
+    return named
 
 
 def ready(engine: Engine, app: str) -> Report:

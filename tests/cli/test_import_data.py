@@ -221,6 +221,63 @@ def test_a_superuser_at_the_source_is_warned_of(folder: Folder, old: str, source
         assert [("superuser" in warning) for warning in survey["warnings"]] == [True] * warned
 
 
+CALLED = {
+    "index public.called": "CREATE INDEX called ON watched (a) WHERE theirs(1)",
+    "index public.computed": "CREATE INDEX computed ON watched ((a + theirs_of(1)))",
+    "index public.coerced": "CREATE INDEX coerced ON watched (a) WHERE 1::checked IS NOT NULL",
+    "index public.operated": "CREATE INDEX operated ON watched (a) WHERE 1 OPERATOR(public.~~~) 2",
+    "statistics public.counted": "CREATE STATISTICS counted ON (a + theirs_of(1)), b FROM watched",
+}
+HARMLESS = (
+    "CREATE INDEX plain ON watched (a) WHERE mood = 'fine'",
+    "CREATE INDEX lower ON watched (lower(mood_text)) WHERE a > 0",
+    "CREATE STATISTICS plainly ON a, b FROM watched",
+    "RESET ROLE",
+    "CREATE FUNCTION ours(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'",
+    "CREATE INDEX of_ours ON watched (ours(a))",
+)
+
+
+def test_no_superuser_reads_what_would_call_functions_of_others(folder: Folder, source: Cluster) -> None:
+    source.sql("CREATE DATABASE planned OWNER their_owner", f"CREATE ROLE worker SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
+    source.sql("ALTER ROLE worker SET role = their_owner", f"GRANT pg_read_all_data TO {READER}")
+    source.sql(
+        "SET ROLE their_owner",
+        "CREATE TYPE mood AS ENUM ('fine')",
+        "CREATE TABLE watched (a int, b int, mood mood, mood_text text)",
+        "CREATE FUNCTION theirs(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true'",
+        "CREATE FUNCTION theirs_of(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'",
+        "CREATE FUNCTION equal(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true'",
+        "CREATE OPERATOR public.~~~ (LEFTARG = int, RIGHTARG = int, FUNCTION = equal)",
+        "CREATE DOMAIN checked AS int CHECK (theirs(VALUE))",
+        *HARMLESS,
+        database="planned",
+    )
+    place = f"@127.0.0.1:{source.port}/planned"
+    logins = {"postgres": source.password, "worker": PASSWORD, READER: PASSWORD}
+
+    def surveyed(login: str) -> list[str]:
+        done = run(folder, "shop", "--from-postgres", f"postgresql://{login}{place}", "--json", password=logins[login])
+        (survey,) = done.json()["data"]["sources"]
+        return list(survey["obstacles"])
+
+    try:
+        assert surveyed("postgres") == []
+        source.sql("SET ROLE their_owner", *CALLED.values(), database="planned")
+        for login in ("postgres", "worker"):  # also one that becomes another role, which could go back
+            (obstacle,) = surveyed(login)
+            assert obstacle.startswith(f"{', '.join(sorted(CALLED))} would call"), obstacle
+        refused = run(folder, "shop", "--from-postgres", f"postgresql://postgres{place}", "--yes",
+                      password=source.password)  # fmt: skip
+        assert (refused.code, "name a login that may only read" in refused.err) == (3, True), refused.err
+        assert surveyed(READER) == []
+        done = run(folder, "shop", "--from-postgres", f"postgresql://{READER}{place}", "--yes")
+        assert done.code == 0, done.out + done.err
+        assert there(folder) == ["public.watched"]
+    finally:
+        source.sql("DROP DATABASE planned WITH (FORCE)", "DROP ROLE worker")
+
+
 def test_the_whole_address_may_be_kept_elsewhere(folder: Folder, old: str) -> None:
     typed = old.replace(READER, f"{READER}:{PASSWORD}")
     kept = folder.path / "address"

@@ -128,6 +128,10 @@ class Scenario:
 
     def _remember(self, arguments: Sequence[str], told: Told) -> None:
         for sent in told.sent:
+            # A source is read by whom its address names, and is no database that this admin serves. An import that
+            # reads rows as a superuser is seen by the traps.
+            if arguments[0] == "import" and sent.database == HOSTILE:
+                continue
             # The test's own connections have no name.
             if sent.user == self.case.admin and sent.application and postgres_watch.family(sent.database) in APPS:
                 self.statements.setdefault(" ".join(arguments), set()).add(sent.text)
@@ -172,6 +176,25 @@ class Scenario:
 
     def quota_gone(self) -> None:
         self._manifest("")
+
+    def addresses_written(self) -> None:
+        """The hostile app's database as a source: nothing hides rows from its owner any more, who would be refused."""
+        port, password = self.cluster.port, self.cluster.password
+        self._connect_again()
+        with psycopg.connect(self.hostile.owner, autocommit=True) as connection:
+            hidden = connection.execute(
+                "SELECT format('ALTER TABLE %I.%I NO FORCE ROW LEVEL SECURITY', n.nspname, c.relname) "
+                "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relforcerowsecurity"
+            ).fetchall()
+            for (text,) in hidden:
+                connection.execute(text.encode())
+        for name, address in (
+            ("superuser-address", f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/{HOSTILE}"),
+            ("own-address", self.hostile.owner),
+        ):
+            path = self.folder.path / name
+            path.touch(0o600)
+            path.write_text(address)
 
     def time_passed(self) -> None:
         time_passed(self.folder)

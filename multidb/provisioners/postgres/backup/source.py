@@ -36,6 +36,25 @@ _OLDEST: Final = 130000
 _MOST: Final = 10
 _LOCKED: Final = "55P03"
 
+# What a server calls of an index's and of statistics' expressions when it only plans to read their table, where it is
+# neither the server's own nor a superuser's.
+_CALLED: Final = """
+WITH made (class, oid, owner) AS (
+  SELECT 'pg_proc'::regclass, oid, proowner FROM pg_proc UNION ALL
+  SELECT 'pg_operator'::regclass, oid, oprowner FROM pg_operator UNION ALL
+  SELECT 'pg_type'::regclass, oid, typowner FROM pg_type WHERE typtype = 'd'),
+planned (class, oid, name) AS (
+  SELECT 'pg_class'::regclass, indexrelid, format('index %s', indexrelid::regclass) FROM pg_index
+  WHERE indpred IS NOT NULL OR indexprs IS NOT NULL
+  UNION ALL
+  SELECT 'pg_statistic_ext'::regclass, s.oid, format('statistics %I.%I', n.nspname, s.stxname)
+  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace)
+SELECT coalesce(json_agg(DISTINCT p.name), '[]'::json)
+FROM planned p JOIN pg_depend d ON (d.classid, d.objid) = (p.class, p.oid)
+JOIN made m ON (m.class, m.oid) = (d.refclassid, d.refobjid) JOIN pg_roles r ON r.oid = m.owner
+WHERE NOT r.rolsuper AND EXISTS (
+  SELECT FROM pg_roles WHERE rolsuper AND rolname IN (session_user, current_user))"""
+
 # Beside what is measured: who has a share in it, what is set, what is replicated.
 _OVERVIEW: Final = """
 SELECT json_build_object(
@@ -205,6 +224,15 @@ class PostgresSource:
                 f"only an admin can make {listed(beyond.needed, _MOST)}, and other things may need it: take it away at "
                 "the source, or load a dump by hand (docs/restore-by-hand.md)"
             )
+        yield from self._against_reading()
+
+    def _against_reading(self) -> Iterator[str]:
+        """Why the rows cannot be read by this login, or must not be."""
+        if called := json.loads(self._connection.ask(_CALLED)):
+            yield (
+                f"{listed(called, _MOST)} would call what others have made there as a superuser "
+                f"({self.server.endpoint.user}): name a login that may only read (GRANT pg_read_all_data)"
+            )
         yield from self._unreadable()
 
     def _unreadable(self) -> Iterator[str]:
@@ -255,7 +283,7 @@ class PostgresSource:
             if moment:
                 connection.execute(f"SET TRANSACTION SNAPSHOT {literal(moment)}")
             snapshot, seen = moment or ask("SELECT pg_export_snapshot()"), ask(_MOMENT)
-            if against := list(self._unreadable()):
+            if against := list(self._against_reading()):
                 raise Refused(against[0], where=self.where, hint="nothing was changed; then run the command again")
             part = self._part(app, program, locale)
             left_out = [pattern for pattern, *_ in json.loads(ask(configuration.KEPT_BACK))]

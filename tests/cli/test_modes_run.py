@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
+from tests.support.postgres_servers import PLATFORM, cluster
 
 pytestmark = pytest.mark.server
 
@@ -190,3 +192,51 @@ def test_a_login_of_somebody_elses_is_not_made_the_apps(crm: Folder) -> None:
     assert left, "that the app's own login is not the app's is said"
     with admin(crm, "crm", "crm_user:theirs") as theirs:
         assert theirs.execute("SELECT session_user = current_user").fetchone() == (True,)
+
+
+@pytest.mark.parametrize("major", [18, pytest.param(15, marks=pytest.mark.rare)])
+@pytest.mark.parametrize("database_owner", ["bob", pytest.param(PLATFORM, marks=pytest.mark.rare)])
+def test_an_admin_that_is_no_superuser_adds_once_it_may_act_as_the_owner(
+    tmp_path: Path, major: int, database_owner: str
+) -> None:
+    """Until then it says what it lacks; afterwards everything is made, and what stays as it is is named."""
+    with cluster(major) as server:
+        (tmp_path / "password").write_text(server.platform_password)
+        server.sql("CREATE ROLE bob LOGIN", "CREATE ROLE report LOGIN", f"CREATE DATABASE crm OWNER {database_owner}")
+        server.sql(*(text for text in INSIDE if "EXTENSION" not in text), database="crm")
+        folder = Folder(tmp_path, [])
+        folder.manifest(f"""\
+version: 1
+project: taken
+runtime: external
+external:
+  postgres: {{url: "postgresql://{PLATFORM}@127.0.0.1:{server.port}/postgres", password: {{file: password}}}}
+apps:
+""")
+        folder.ok("import", "--scan", "--mode", "additive", "--write", "multidb.yaml")
+        refused = folder.run("apply", "--yes")
+        assert (refused.code, "failed: " in refused.out) == (4 if database_owner == "bob" else 5, True)
+        again = folder.run("apply", "--yes")
+        assert (again.code, f'GRANT OWNER TO "{PLATFORM}"' in again.err) == (4, True), again.err
+        owners = "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'sales.orders'::regclass"
+        server.sql(f"GRANT bob TO {PLATFORM}")
+        folder.ok("apply", "--yes")
+        planned = folder.ok("plan", "--check", "--json").json()
+        assert planned["changes"] == []
+        assert {"database", "access to database", "rights inside database"} <= {
+            change["kind"] for change in planned["left"]
+        }
+        assert server.sql(owners, database="crm") == [("bob",)]
+        assert server.sql("SELECT datdba::regrole::text FROM pg_database WHERE datname = 'crm'") == [(database_owner,)]
+        variables = folder.variables("crm")
+        with psycopg.connect(variables["DATABASE_URL"]) as app:
+            assert app.execute("SELECT count(*) FROM sales.orders").fetchone() == (100,)
+            app.execute("INSERT INTO sales.orders VALUES (101)")
+            app.execute("CREATE TABLE sales.of_the_app (id int)")
+        with psycopg.connect(variables["CRM_DB_READONLY_URL"]) as reader:
+            assert reader.execute("SELECT count(*) FROM sales.orders").fetchone() == (101,)
+            reader.rollback()
+            reader.execute("SET TRANSACTION READ WRITE")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute("INSERT INTO sales.orders VALUES (102)")
+        assert [app["status"] for app in folder.ok("health", "--json").json()["apps"].values()] == ["healthy"]

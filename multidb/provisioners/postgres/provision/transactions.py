@@ -13,7 +13,7 @@ from multidb.model import (
 )
 from multidb.provisioners.postgres.driver.connection import Answer, Connection
 from multidb.provisioners.postgres.driver.refusals import Refusal
-from multidb.provisioners.postgres.provision.quoting import literal
+from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PostgresFacts
 from multidb.secrets import SecretStore
 
@@ -121,7 +121,10 @@ def hint_for(refusal: Refusal, facts: PostgresFacts) -> str:
     if refusal.sqlstate in _SOMEBODY_ELSE:
         return "somebody else is creating the same at this moment; run the command again"
     if refusal.sqlstate in _DENIED:
-        return f"give the admin login {facts.admin} that right, or use a superuser"
+        return (
+            f"let a superuser give the admin login {facts.admin} that right (on what another role owns: "
+            f"GRANT OWNER TO {identifier(facts.admin)}), or use a superuser"
+        )
     if refusal.sqlstate == HELD:
         return "an app holds a lock on it; wait for its transaction to end, then run the command again"
     return "correct the cause, then run the command again; what is done stays done"

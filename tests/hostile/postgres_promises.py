@@ -14,7 +14,7 @@ from tests.hostile.scenario import APPS, HOSTILE, VICTIM, Scenario, faults
 from tests.hostile.steps import STEPS, Step
 from tests.support import admin_statements, postgres_watch
 
-__all__ = ["PostgresPromises"]
+__all__ = ["PostgresPromises", "keeps_its_promises", "sent_nothing_else"]
 
 # Traps that go off when somebody only reads, by which it is known that they would tell.
 _WHILE_READ = {"view", "barrier view", "policy", "index predicate", "domain", "cast to text", "in a query"}
@@ -117,13 +117,7 @@ class PostgresPromises:
 
     def test_nobody_with_power_sent_anything_else(self, project: Scenario) -> None:
         """Every statement that the admin's login has sent to a database of an app is on a closed list. Runs last."""
-        assert project.statements
-        unknown = {
-            command: found
-            for command, texts in project.statements.items()
-            if (found := sorted(text for text in texts if not admin_statements.known(text)))
-        }
-        assert not unknown, "\n".join(f"{command}: {text}" for command, texts in unknown.items() for text in texts)
+        sent_nothing_else(project)
 
 
 def keeps_its_promises(project: Scenario, step: Step) -> None:
@@ -138,6 +132,17 @@ def keeps_its_promises(project: Scenario, step: Step) -> None:
     problems += faults(outcome.ran, step)
     problems += [] if project.victim_works() else [f"{VICTIM} has other data"]
     assert not problems, "\n".join(problems)
+
+
+def sent_nothing_else(project: Scenario) -> None:
+    """Every statement of the admin in an app's database, so far, is on the closed list."""
+    assert project.statements
+    unknown = {
+        command: found
+        for command, texts in project.statements.items()
+        if (found := sorted(text for text in texts if not admin_statements.known(text)))
+    }
+    assert not unknown, "\n".join(f"{command}: {text}" for command, texts in unknown.items() for text in texts)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["STEPS", "Step"]
+__all__ = ["IMPORTS", "STEPS", "Step"]
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,6 @@ STEPS: tuple[Step, ...] = (
     Step("rotate {hostile}"),
     Step("rotate {hostile} --finish --force --yes"),
     Step("add-app {copy} --stores postgres --extension ltree --yes"),
-    # Its database is a source, whose address names a superuser, and then the app itself.
-    Step("import {copy} --from-postgres file:superuser-address", codes=(3,), before="addresses written"),
-    Step("import {copy} --from-postgres file:superuser-address --yes", codes=(3,)),
-    Step("import {copy} --from-postgres file:own-address"),
-    Step("import {copy} --from-postgres file:own-address --yes", codes=_OPEN),
-    Step("import {copy} --from-postgres file:own-address --replace --yes", codes=_OPEN),
-    Step("import {copy} --from-postgres file:own-address --live --yes", codes=(3,)),
-    Step("import {copy} --abort", codes=(2,)),  # there is nothing to give up
     Step("recover {hostile}", codes=(2, 3)),  # for a Neo4j whose admin was locked out
     Step('secrets move --to {{"age":{{"file":"secrets.age"}}}}', codes=(2,)),  # without a recipient nothing is moved
     Step("secrets move --to file"),
@@ -134,4 +126,16 @@ STEPS: tuple[Step, ...] = (
     Step("purge {hostile} --yes-destroy {hostile}"),
     Step("restart", codes=(3,)),
     Step("down", codes=(3,)),
+)
+
+# Its database is a source, whose address names a superuser, and then the app itself.
+IMPORTS: tuple[Step, ...] = (
+    Step("add-app {copy} --stores postgres --extension ltree --yes"),
+    Step("import {copy} --from-postgres file:superuser-address", codes=(3,), before="addresses written"),
+    Step("import {copy} --from-postgres file:superuser-address --yes", codes=(3,)),
+    Step("import {copy} --from-postgres file:own-address"),
+    Step("import {copy} --from-postgres file:own-address --yes", codes=_OPEN),
+    Step("import {copy} --from-postgres file:own-address --replace --yes", codes=_OPEN),
+    Step("import {copy} --from-postgres file:own-address --live --yes", codes=(3,)),
+    Step("import {copy} --abort", codes=(2,)),  # there is nothing to give up
 )

@@ -227,11 +227,13 @@ CALLED = {
     "index public.coerced": "CREATE INDEX coerced ON watched (a) WHERE 1::checked IS NOT NULL",
     "index public.operated": "CREATE INDEX operated ON watched (a) WHERE 1 OPERATOR(public.~~~) 2",
     "statistics public.counted": "CREATE STATISTICS counted ON (a + theirs_of(1)), b FROM watched",
+    "partition key of public.parted": "CREATE TABLE parted (a int) PARTITION BY RANGE ((a + theirs_of(1)))",
 }
 HARMLESS = (
     "CREATE INDEX plain ON watched (a) WHERE mood = 'fine'",
     "CREATE INDEX lower ON watched (lower(mood_text)) WHERE a > 0",
     "CREATE STATISTICS plainly ON a, b FROM watched",
+    "CREATE TABLE parts (a checked) PARTITION BY RANGE ((a + 1))",
     "RESET ROLE",
     "CREATE FUNCTION ours(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'",
     "CREATE INDEX of_ours ON watched (ours(a))",

@@ -36,8 +36,8 @@ _OLDEST: Final = 130000
 _MOST: Final = 10
 _LOCKED: Final = "55P03"
 
-# What a server calls of an index's and of statistics' expressions when it only plans to read their table, where it is
-# neither the server's own nor a superuser's.
+# What a server calls of the expressions of indexes, statistics and partition keys when it only plans to read their
+# table, where it is neither the server's own nor a superuser's.
 _CALLED: Final = """
 WITH made (class, oid, owner) AS (
   SELECT 'pg_proc'::regclass, oid, proowner FROM pg_proc UNION ALL
@@ -48,9 +48,12 @@ planned (class, oid, name) AS (
   WHERE indpred IS NOT NULL OR indexprs IS NOT NULL
   UNION ALL
   SELECT 'pg_statistic_ext'::regclass, s.oid, format('statistics %I.%I', n.nspname, s.stxname)
-  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace)
+  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+  UNION ALL
+  SELECT 'pg_class'::regclass, partrelid, format('partition key of %s', partrelid::regclass) FROM pg_partitioned_table
+  WHERE partexprs IS NOT NULL)
 SELECT coalesce(json_agg(DISTINCT p.name), '[]'::json)
-FROM planned p JOIN pg_depend d ON (d.classid, d.objid) = (p.class, p.oid)
+FROM planned p JOIN pg_depend d ON (d.classid, d.objid, d.objsubid) = (p.class, p.oid, 0)
 JOIN made m ON (m.class, m.oid) = (d.refclassid, d.refobjid) JOIN pg_roles r ON r.oid = m.owner
 WHERE NOT r.rolsuper AND EXISTS (
   SELECT FROM pg_roles WHERE rolsuper AND rolname IN (session_user, current_user))"""

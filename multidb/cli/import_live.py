@@ -9,16 +9,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from multidb.backup.cut_over import CutOver, cut_over, stoppings
 from multidb.backup.following import (
-    CutOver,
     FollowedImport,
     abort_following,
     begin_following,
     catch_up,
-    cut_over,
     followed_import,
     lags,
-    stoppings,
 )
 from multidb.backup.importing import ImportRequest
 from multidb.backup.journal import exclusively

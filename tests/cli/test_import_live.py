@@ -252,9 +252,9 @@ STEPS = (
     "multidb.provisioners.postgres.provision.admin_inside:AdminInside.subscribe",
     "multidb.provisioners.postgres.backup.followed:FollowedPostgres.stop_writing",
     "multidb.provisioners.postgres.backup.following:drain",
-    "multidb.backup.following:differences",
+    "multidb.backup.cut_over:differences",
     "multidb.provisioners.postgres.backup.place_databases:_exchange",
-    "multidb.backup.following:_taken_away",
+    "multidb.backup.cut_over:taken_away",
 )
 
 

@@ -231,7 +231,7 @@ def test_a_source_that_is_written_on_is_found_and_nothing_is_exchanged(case: Els
     case.begin()
     if not case.is_server:
         pytest.skip("a folder that is open cannot be written")
-    process = stopped_at(case.folder, "multidb.backup.following:_unlike", "import", "shop", "--cutover", "--yes")
+    process = stopped_at(case.folder, "multidb.backup.cut_over:_unlike", "import", "shop", "--cutover", "--yes")
     assert process is not None
     case.write({5: 55, 1_000: 1})
     code, said = go_on(process)
@@ -270,10 +270,10 @@ STEPS = {
     ),
     "cut over": (
         "multidb.provisioners.qdrant.backup.renewal:Renewal._apply",
-        "multidb.backup.following:_unlike",
+        "multidb.backup.cut_over:_unlike",
         "multidb.provisioners.qdrant.backup.archive:QdrantArchive._become",
         "multidb.provisioners.qdrant.backup.archive:QdrantArchive._drop",
-        "multidb.backup.following:_taken_away",
+        "multidb.backup.cut_over:taken_away",
     ),
 }
 

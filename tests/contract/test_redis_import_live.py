@@ -249,14 +249,14 @@ def test_a_source_that_is_gone_leaves_nothing_that_is_to_be_taken_away(case: tup
 
 STEPS = (
     "multidb.provisioners.redis.backup.transfer:Transfer.run",
-    "multidb.backup.following:_caught_up",
+    "multidb.backup.following:catch_up_place",
     "multidb.provisioners.redis.backup.following:Following._compare",
     "multidb.provisioners.redis.backup.followed:FollowedRedis.stop_writing",
     "multidb.provisioners.redis.backup.followed:FollowedRedis.require_stopped",
     "multidb.provisioners.redis.backup.keys:Keys.swap",
     "multidb.provisioners.redis.backup.archive:RedisArchive._end_sessions",
     "multidb.provisioners.redis.backup.archive:RedisArchive.discard",
-    "multidb.backup.following:_taken_away",
+    "multidb.backup.cut_over:taken_away",
 )
 BEGINNING, EXCHANGED = STEPS[:2], STEPS[6:]
 

@@ -79,7 +79,11 @@ SPOTS: Mapping[str, str] = {
         CREATE TABLE trap.parts (a int, b int) PARTITION BY RANGE (trap.number('partition key', a));
         CREATE TABLE trap.part_1 PARTITION OF trap.parts FOR VALUES FROM (trap.number('partition bound', 0)) TO (9);
         CREATE TABLE trap.part_d PARTITION OF trap.parts DEFAULT;
-        INSERT INTO trap.parts VALUES (1, 1), (20, 2)""",
+        INSERT INTO trap.parts VALUES (1, 1), (20, 2);
+        CREATE TABLE trap.keyed (a int)
+          PARTITION BY LIST ((a > 0 AND trap.pure('constant of a partition key') AND {constants}));
+        CREATE TABLE trap.keyed_1 PARTITION OF trap.keyed FOR VALUES IN (true);
+        INSERT INTO trap.keyed VALUES (1)""",
     "partitions of such types": """
         CREATE TABLE trap.lists (a trap.pair) PARTITION BY LIST (a);
         CREATE TABLE trap.list_1 PARTITION OF trap.lists FOR VALUES IN ('(1,x)');

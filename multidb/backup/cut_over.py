@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from multidb.backup.followed_places import (
+    FollowingPhase,
     FollowingPlace,
     OpenedPlace,
-    Phase,
     all_caught_up,
     followed_source,
     following_place,
@@ -92,9 +92,9 @@ def cut_over(
     app, note = importing_app(engine, request), note_of(engine, request)
     stores, mark, journal = list(request.sources), str(note["mark"]), Journal(engine.state)
     before = None
-    if note["phase"] == Phase.COPYING:
+    if note["phase"] == FollowingPhase.COPYING:
         raise half_copied(app.id, listed(stores))
-    if note["phase"] != Phase.EXCHANGING:
+    if note["phase"] != FollowingPhase.EXCHANGING:
         taken = occupied(engine, app, stores)
         if taken and not request.replace:
             raise Refused(
@@ -109,7 +109,7 @@ def cut_over(
     with ExitStack() as stack:
         copies, opened, left = _with_sources(stack, engine, request, app, note)
         stopping = {store: source.stopping() for store, source, *_ in opened}
-        if note["phase"] != Phase.EXCHANGING:
+        if note["phase"] != FollowingPhase.EXCHANGING:
             require_there(opened, app)
             by_hand = [one for one in opened if _is_stopped_by_hand(one.source)]
             written = opened if stopped is not None else [one for one in opened if one not in by_hand]
@@ -164,7 +164,7 @@ def _with_sources(
 def _goes_on_without(error: ServerError, request: ImportRequest, note: Mapping[str, Any]) -> bool:
     """Whether an import goes on without a source that does not answer: the copy was compared with it when places began
     to be exchanged, and whoever runs it accepts what was written there since. If not, the error says this way."""
-    if note["phase"] != Phase.EXCHANGING:
+    if note["phase"] != FollowingPhase.EXCHANGING:
         return False
     if not request.accept:
         way = f"multidb import {request.app} --cutover --accept-differences"
@@ -185,15 +185,15 @@ def _bring_to_an_end(
     progress: Progress,
 ) -> None:
     """From here on nobody writes at the sources; when it returns, the copies are what they have."""
-    journal.begin(FOLLOWING, app.id, {**note, "phase": Phase.STOPPED})
+    journal.begin(FOLLOWING, app.id, {**note, "phase": FollowingPhase.STOPPED})
     try:
         _stop_and_drain(opened, str(note["mark"]), request, app, progress)
     except (MultidbError, KeyboardInterrupt):
         for _, source, *_ in opened:
             _allowed(source)
-        journal.begin(FOLLOWING, app.id, {**note, "phase": Phase.FOLLOWING})
+        journal.begin(FOLLOWING, app.id, {**note, "phase": FollowingPhase.FOLLOWING})
         raise
-    journal.begin(FOLLOWING, app.id, {**note, "phase": Phase.EXCHANGING})
+    journal.begin(FOLLOWING, app.id, {**note, "phase": FollowingPhase.EXCHANGING})
 
 
 def _bring_up_again(

@@ -29,7 +29,7 @@ from multidb.model import (
 __all__ = [
     "FollowingPlace",
     "OpenedPlace",
-    "Phase",
+    "FollowingPhase",
     "all_caught_up",
     "being_exchanged",
     "catch_up_place",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-class Phase(StrEnum):
+class FollowingPhase(StrEnum):
     """How far an import is that follows its sources, in its note."""
 
     COPYING = "copying"

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from multidb.backup.followed_places import (
-    Phase,
+    FollowingPhase,
     all_caught_up,
     being_exchanged,
     catch_up_place,
@@ -61,7 +61,7 @@ class FollowedImport:
     @property
     def is_begun(self) -> bool:
         """Whether everything was copied, so that it can be cut over."""
-        return self.phase != Phase.COPYING
+        return self.phase != FollowingPhase.COPYING
 
 
 def followed_import(engine: Engine, app_id: str) -> FollowedImport | None:
@@ -96,7 +96,7 @@ def begin_following(engine: Engine, request: ImportRequest, typed: Mapping[str, 
         "mark": mark,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    journal.begin(FOLLOWING, app.id, {**note, "phase": Phase.COPYING})
+    journal.begin(FOLLOWING, app.id, {**note, "phase": FollowingPhase.COPYING})
     caught_up: dict[str, str] = {}
     try:
         for store, (server, context) in contexts_of(engine, app, list(request.sources), app.where).items():
@@ -110,7 +110,7 @@ def begin_following(engine: Engine, request: ImportRequest, typed: Mapping[str, 
         if not _given_up(engine, request, mark, progress):
             journal.end(FOLLOWING, app.id)
         raise
-    journal.begin(FOLLOWING, app.id, {**note, "caught_up": caught_up, "phase": Phase.FOLLOWING})
+    journal.begin(FOLLOWING, app.id, {**note, "caught_up": caught_up, "phase": FollowingPhase.FOLLOWING})
 
 
 def lags(engine: Engine, request: ImportRequest, progress: Progress) -> dict[str, Lag]:
@@ -123,7 +123,7 @@ def lags(engine: Engine, request: ImportRequest, progress: Progress) -> dict[str
     by_store = {}
     for store in request.sources:
         with opened_place(engine, request, app, store) as one:
-            if one.place is None or note["phase"] == Phase.COPYING:
+            if one.place is None or note["phase"] == FollowingPhase.COPYING:
                 raise half_copied(app.id, store)
             lag = one.archive.lag(one.place, one.source, note["mark"])
             if lag.size is None:
@@ -141,9 +141,9 @@ def catch_up(engine: Engine, request: ImportRequest, progress: Progress) -> None
         MultidbError: it could not be done; the same again goes on.
     """
     app, note = importing_app(engine, request), note_of(engine, request)
-    if note["phase"] == Phase.EXCHANGING:
+    if note["phase"] == FollowingPhase.EXCHANGING:
         raise being_exchanged(app.id)
-    if note["phase"] == Phase.COPYING:
+    if note["phase"] == FollowingPhase.COPYING:
         raise half_copied(app.id, listed(list(request.sources)))
     with ExitStack() as stack:
         opened = [stack.enter_context(opened_place(engine, request, app, store)) for store in request.sources]
@@ -160,7 +160,7 @@ def abort_following(engine: Engine, request: ImportRequest, progress: Progress) 
         ServerError: a server of the app failed; the same again goes on.
     """
     note = note_of(engine, request)
-    if note["phase"] == Phase.EXCHANGING:
+    if note["phase"] == FollowingPhase.EXCHANGING:
         raise being_exchanged(request.app)
     left = _given_up(engine, request, str(note["mark"]), progress)
     Journal(engine.state).end(FOLLOWING, request.app)
@@ -170,7 +170,7 @@ def abort_following(engine: Engine, request: ImportRequest, progress: Progress) 
 def _given_up(engine: Engine, request: ImportRequest, mark: str, progress: Progress) -> list[str]:
     """Takes everything away. Says what could not be at a source."""
     app = engine.fleet.app(request.app)
-    was_stopped = note_of(engine, request)["phase"] == Phase.STOPPED
+    was_stopped = note_of(engine, request)["phase"] == FollowingPhase.STOPPED
     left = []
     for store, (server, context) in contexts_of(engine, app, list(request.sources), app.where).items():
         progress(app.id, f"{store}: giving up what follows")

@@ -131,9 +131,12 @@ class Writers:
 
 def held(where: Any, number: int, prefix: bytes = b"") -> dict[bytes, tuple[bytes, int]]:
     """What is there; scores of sorted sets as numbers, since servers write the same one in more or fewer digits, and
-    when an entry of a stream was last delivered to about two minutes, since a server tells that by how long ago."""
+    when an entry of a stream was last delivered to about two minutes, since a server tells that by how long ago. What
+    expires within seconds is left out: it would be there at one moment and not at the next."""
     found = content(where, App("alpha", "alpha", {}), number, prefix)
+    soon = (time.time() + 10) * 1000
     return {
         key: (_MOMENT.sub(rb"\1", _SCORES.sub(lambda text: repr(float(text[1])).encode(), value)), ms)
         for key, (value, ms) in found.items()
+        if ms == -1 or ms > soon
     }

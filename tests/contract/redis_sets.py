@@ -107,6 +107,8 @@ def content(stage: Stage, app: App, number: int, prefix: bytes) -> dict[bytes, t
             pipeline.execute_command("SELECT", number)
             pipeline.execute_command("TYPE", key)
             kind = pipeline.execute()[1]
+            if kind == b"none":  # it has expired meanwhile
+                continue
             pipeline.execute_command("SELECT", number)
             pipeline.execute_command(*reads[kind](key))
             pipeline.execute_command("PEXPIRETIME", key)

@@ -174,7 +174,7 @@ def team_of(
 @pytest.mark.parametrize(
     ("place", "size"),
     [
-        ("s3", 4),
+        pytest.param("s3", 4, marks=pytest.mark.rare),
         pytest.param("postgres", 4, marks=pytest.mark.rare),
         pytest.param("s3", 10, marks=pytest.mark.rare),
         pytest.param("postgres", 10, marks=pytest.mark.rare),

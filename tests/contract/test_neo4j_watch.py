@@ -213,6 +213,7 @@ def test_what_settings_open_is_found_and_the_printed_lines_close_it(own: RealSer
         own.restart()
 
 
+@pytest.mark.rare
 def test_load_csv_of_the_internet_reaches_nothing_that_is_near(own: RealServer, tmp_path: Path) -> None:
     """Each address in every spelling that Java takes; a listener that would hear it; and one that is let through."""
     engine = applied(engine_of(own, tmp_path, "lernmi"))

@@ -551,6 +551,7 @@ def test_whatever_an_app_holds_ends_the_backup_in_its_time(
     backed_up(site, app)
 
 
+@pytest.mark.rare
 def test_a_function_that_never_ends_ends_with_the_load(served: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multidb.provisioners.postgres.backup.loading.SHORTEST_LIMIT", 3.0)
     limit = contents.STATEMENT_LIMIT.replace("3600000", "1000")

@@ -383,6 +383,7 @@ def _until(served: Cluster, query: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.rare
 def test_a_slot_in_use_is_refused_and_ended_by_what_is_said_and_a_standbys_is_left(
     replicating: Cluster, tmp_path: Path
 ) -> None:
@@ -743,6 +744,7 @@ def test_a_table_alone_stays_in_its_publications(site: Site) -> None:
 # --- size ---
 
 
+@pytest.mark.rare
 def test_a_large_object_of_more_than_a_value_can_have_is_backed_up(served: Cluster) -> None:
     site = Site(served)
     app = site.app()

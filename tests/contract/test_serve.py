@@ -184,7 +184,7 @@ def test_what_is_under_way_is_answered_when_it_ends_and_nobody_else_is_let_in(fo
     assert (service.process.returncode, "Traceback" in err) == (0, False)
     entries = [json.loads(line) for line in out.splitlines()]
     assert [(entry["path"], entry["status"]) for entry in entries] == [("/health/databases", 200)] * 2
-    assert entries[1]["seconds"] > 0.5
+    assert entries[1]["seconds"] > 0.3  # half a second without the time that the question took to come
 
 
 def _refused(url: str) -> bool:

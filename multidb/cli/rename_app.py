@@ -227,8 +227,8 @@ def _show(request: _Request, drafted: renaming.Renaming) -> list[str]:
     for store, options in engine.project.apps[new].stores.items():
         if options != drafted.app.stores[store]:
             output.note(f"{store}: its number becomes another, in the manifest too")
-    for other, place, named in _named_by_others(project, old):
-        output.note(f"{other} names {listed(named)} under {place}, where {new} will not be heard")
+    for other, place, values in _named_by_others(project, old):
+        output.note(f"{other} names {listed(values)} under {place}, where {new} will not be heard")
     for line in mention_lines(named):
         output.say(line)
     output.say()

@@ -27,7 +27,7 @@ runtime: embedded
 apps:
   # ann came first
   ann: {stores: [postgres, qdrant, redis], tenant_id: anna, postgres: {roles: split}, redis: {db: 5}} # and is loud
-  bob: {stores: [postgres, redis], redis: {channels: ["jobs:*"]}}
+  bob: {stores: [postgres, redis], redis: {channels: ["jobs:*", "pam:news"]}}
   pam: {stores: [redis], redis: {isolation: prefix}}
 """
 
@@ -200,8 +200,11 @@ def test_back_before_all_is_there_with_the_credentials_that_it_had(folder: Folde
 def test_keys_under_a_prefix_get_the_new_one(folder: Folder) -> None:
     with redis.Redis.from_url(folder.variables("pam")["REDIS_URL"], decode_responses=True) as client:
         client.set("pam:note", "kept")
-    document = folder.ok("rename-app", "pam", "pia", "--yes-destroy", "pam", "--json").json()
+    done = folder.ok("rename-app", "pam", "pia", "--yes-destroy", "pam", "--json")
+    document = done.json()
     assert (document["app"], document["was"], document["breaches"]) == ("pia", "pam", [])
+    assert "bob names pam:news under redis.channels, where pia will not be heard" in done.err
+    assert document["mentions"] == [], "what others name is no text of its own"
     assert document["final_set"]
     with redis.Redis.from_url(folder.variables("pia")["REDIS_URL"], decode_responses=True) as client:
         assert client.get("pia:note") == "kept"

@@ -14,7 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 from multidb.document import moment
-from multidb.model import Alternates
+from multidb.errors import Refused
+from multidb.model import Alternates, listed
 from multidb.secrets import Alternate
 from multidb.state import ProjectState
 
@@ -26,6 +27,7 @@ __all__ = [
     "forget_alternations",
     "recall_alternations",
     "record_alternation",
+    "require_not_rotating",
 ]
 
 _SECTION = "alternation"
@@ -142,3 +144,14 @@ def forget_alternations(state: ProjectState, app: str) -> None:
     if app in state.read(_SECTION):
         with state.change(_SECTION) as section:
             section.pop(app, None)
+
+
+def require_not_rotating(state: ProjectState, app: str) -> None:
+    """`Refused` while two credentials of the app work: which of them its clients have, nobody could tell any more."""
+    stores = [store for (of, store), entry in alternations(state).items() if of == app and entry.under_way]
+    if stores:
+        raise Refused(
+            f"its credentials on {listed(stores)} are being rotated",
+            where=f"app {app}",
+            hint=f"finish that first: multidb rotate {app} --finish; or go back: multidb rotate {app} --abort --force",
+        )

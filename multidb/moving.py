@@ -15,10 +15,11 @@ from multidb.backup import cloning
 from multidb.backup.places import clear, require_not_following
 from multidb.backup.restoring import contexts_of
 from multidb.engine import Engine
-from multidb.errors import Conflict, Refused, ServerError
+from multidb.errors import Refused, ServerError
 from multidb.fleet import Scope
 from multidb.model import App, Move, MovingSession, Progress, Project, Server
 from multidb.moves import MovePhase, PendingMove, write_move
+from multidb.plan import conflict_error
 from multidb.provisioners import provisioner
 from multidb.report import Report
 
@@ -52,10 +53,8 @@ def require_room(engine: Engine, move: PendingMove) -> None:
     """
     plan = engine.plan(replace(_scope(move), moving=frozenset({move.app})))
     if plan.conflicts:
-        raise Conflict(
-            "; ".join(dict.fromkeys(change.reason for change in plan.conflicts)),
-            where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
-            hint="let the manifest name another place; what stands there is left alone",
+        raise conflict_error(
+            plan.conflicts, hint="let the manifest name another place; what stands there is left alone"
         )
     if plan.errors:
         raise plan.errors[0][1]

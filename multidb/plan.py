@@ -437,12 +437,14 @@ def conflict_error(
     conflicts: Sequence[Change],
     adopt: str = _ADOPT,
     rename: str = _RENAME,
+    *,
+    hint: str = "",
 ) -> Conflict:
-    """What is in the way of these changes, with what to do about it as for `refuse_conflicts`."""
+    """What is in the way of these changes, with what to do about it: `hint`, or else as for `refuse_conflicts`."""
     return Conflict(
         "; ".join(dict.fromkeys(change.reason for change in conflicts)),
         where=", ".join(dict.fromkeys(f"server {change.server}" for change in conflicts)),
-        hint="; ".join(dict.fromkeys(_way_out(change, adopt, rename) for change in conflicts)),
+        hint=hint or "; ".join(dict.fromkeys(_way_out(change, adopt, rename) for change in conflicts)),
     )
 
 

@@ -145,19 +145,19 @@ def _with_sources(
     opened: list[OpenedPlace] = []
     left: list[str] = []
     for store in request.sources:
-        source = followed_source(request, store)
+        source, answers = followed_source(request, store), True
         try:
             stack.enter_context(source)
         except ServerError as error:
             if not _goes_on_without(error, request, note):
                 raise
-            copies.append(stack.enter_context(following_place(engine, app, store)))
+            answers = False
             if what := source.left_behind(str(note["mark"]), stopped=False):
                 left.append(f"{store}: {what} ({error.message})")
-            continue
         copy = stack.enter_context(following_place(engine, app, store))
         copies.append(copy)
-        opened.append(OpenedPlace(store, source, copy.archive, copy.place, copy.context))
+        if answers:
+            opened.append(OpenedPlace(store, source, copy.archive, copy.place, copy.context))
     return copies, opened, left
 
 

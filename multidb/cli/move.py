@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from multidb import moving
-from multidb.alternation import alternations
+from multidb.alternation import require_not_rotating
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
 from multidb.backup.restoring import require_unbound
@@ -173,13 +173,7 @@ def _require_possible(request: _MoveRequest, planned: Move) -> None:
         )
     if (closure := closures(request.state).get(app)) is not None:
         raise Refused(closure.why, where=f"app {app}", hint=closure.way_on)
-    stores = [store for (of, store), entry in alternations(request.state).items() if of == app and entry.under_way]
-    if stores:
-        raise Refused(
-            f"its credentials on {listed(stores)} are being rotated",
-            where=f"app {app}",
-            hint=f"finish that first: multidb rotate {app} --finish; or go back: multidb rotate {app} --abort --force",
-        )
+    require_not_rotating(request.state, app)
 
 
 def _pending(request: _MoveRequest, planned: Move) -> PendingMove:

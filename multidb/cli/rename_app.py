@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from multidb import renaming
-from multidb.alternation import alternations
+from multidb.alternation import require_not_rotating
 from multidb.backup.cloning import shared_options
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
@@ -30,12 +30,13 @@ from multidb.cli.restore import Openings, audited
 from multidb.cli.typed_name import agree_to_destroy
 from multidb.closure import closures
 from multidb.engine import Engine
-from multidb.errors import Conflict, MultidbError, PartlyApplied, Refused, UsageError
+from multidb.errors import MultidbError, PartlyApplied, Refused, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.mentions import mentions
 from multidb.model import Progress, Project, listed
 from multidb.orphans import orphan, orphans
+from multidb.plan import conflict_error
 from multidb.project import load_project
 from multidb.renames import Rename, RenamePhase, former_names, rename_of, renames, write_rename
 from multidb.report import Report
@@ -173,18 +174,6 @@ def _drafted(request: _Request, project: Project) -> renaming.Renaming:
     return renaming.draft(project, old, new, lambda texts: load_project(run.file, run.overlay, texts))
 
 
-def _refuse_rotating(request: _Request) -> None:
-    """`Refused` while two credentials of the app work: which of them its clients have, nobody could tell any more."""
-    old = request.old
-    stores = [store for (app, store), entry in alternations(request.state).items() if app == old and entry.under_way]
-    if stores:
-        raise Refused(
-            f"its credentials on {listed(stores)} are being rotated",
-            where=f"app {old}",
-            hint=f"finish that first: multidb rotate {old} --finish; or go back: multidb rotate {old} --abort --force",
-        )
-
-
 def _engine(request: _Request, project: Project, *, lenient: bool = False) -> Engine:
     """An engine for which both names are there.
 
@@ -208,7 +197,7 @@ def _show(request: _Request, drafted: renaming.Renaming) -> list[str]:
         ServerError: a server of the app cannot be asked.
     """
     output, old, new = request.output, request.old, request.new
-    _refuse_rotating(request)
+    require_not_rotating(request.state, old)
     project = request.run.project()
     engine = _engine(request, project)
     with output.working():
@@ -265,11 +254,7 @@ def _require_room(request: _Request, engine: Engine) -> None:
     own = {*fleet.runtime.names_for(engine.project.apps[new])} - {*fleet.runtime.names_for(engine.project.apps[old])}
     plan = engine.plan(Scope(apps=frozenset({new})))
     if plan.conflicts:
-        raise Conflict(
-            "; ".join(dict.fromkeys(change.reason for change in plan.conflicts)),
-            where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
-            hint="choose another name; what stands there is left alone",
-        )
+        raise conflict_error(plan.conflicts, hint="choose another name; what stands there is left alone")
     errors = [error for server, error in plan.errors if server.server not in own]
     if errors:
         raise errors[0]
@@ -286,7 +271,7 @@ def _rename(request: _Request, named: Sequence[str] | None) -> int:
         record = stack.enter_context(run.recorded(state, [old, new]))
         final = ""
         if begun is None:
-            _refuse_rotating(request)
+            require_not_rotating(state, old)
             engine = _engine(request, run.project())
             engine.fleet.start(old)
             if request.backup:

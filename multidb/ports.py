@@ -9,13 +9,13 @@ from collections.abc import Collection
 
 from multidb.errors import UsageError
 
-__all__ = ["LOOPBACK", "choose", "is_taken"]
+__all__ = ["FIRST", "LAST", "LOOPBACK", "choose", "is_taken"]
 
 LOOPBACK = "127.0.0.1"
 
 # Below the ports that Linux (32768) and macOS (49152) hand out to outgoing connections: one of those could sit on a
 # remembered port just while its server is down.
-_FIRST, _LAST = 20000, 31999
+FIRST, LAST = 20000, 31999
 _TRIES = 200
 
 
@@ -35,11 +35,11 @@ def is_taken(port: int) -> bool:
 
 def choose(reserved: Collection[int], first: int | None = None) -> int:
     """A port that is neither taken nor in `reserved`: a random one, or the lowest from `first` on."""
-    candidates = range(first, 65536) if first else random.sample(range(_FIRST, _LAST + 1), _TRIES)
+    candidates = range(first, 65536) if first else random.sample(range(FIRST, LAST + 1), _TRIES)
     for port in candidates:
         if port not in reserved and not is_taken(port):
             return port
     raise UsageError(
-        f"no free port from {first or _FIRST} on",
+        f"no free port from {first or FIRST} on",
         hint="name a port in the manifest, under servers.<store>.port",
     )

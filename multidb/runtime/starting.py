@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from multidb import ports, processes
 from multidb.admin_credentials import alternate_password
 from multidb.concurrency import side_by_side
-from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, StartFailed, UsageError
+from multidb.errors import (
+    AuthenticationFailed,
+    MultidbError,
+    RuntimeUnavailable,
+    ServerError,
+    StartFailed,
+    UsageError,
+)
 from multidb.model import FetchedKind, HostedServer, Progress, Server, ServerKind
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.exchange import settle
@@ -35,6 +42,8 @@ from multidb.state import ProjectState
 __all__ = ["Start"]
 
 _FIRST_LOOK, _SLOWEST_LOOK = 0.05, 0.5  # seconds between two tries of a starting server
+_TRIES = 3  # starts of a server whose port somebody else gets before it
+_ENDING = 5.0  # seconds after which a process that cannot listen has ended
 
 
 class Start:
@@ -134,9 +143,31 @@ class Start:
         if self._end is not None and (process := self._ledger.read().get(hosted.name)) is not None:
             self._refuse_taken(hosted, kind, process.ports.values())
             self._end(process)
-        numbers, moved = self._ports(hosted, kind)
+        for number in range(1, _TRIES + 1):
+            numbers, moved = self._ports(hosted, kind)
+            try:
+                return self._start_on(hosted, kind, secret, numbers, moved)
+            except (AuthenticationFailed, StartFailed):  # where somebody else listens, he answers
+                if number == _TRIES or not self._overtaken(hosted, numbers):
+                    raise
+                self._progress(hosted.name, "somebody else was faster to take its port; starting on another")
+        raise AssertionError("the last try returns or raises")
+
+    def _overtaken(self, hosted: HostedServer, numbers: Mapping[str, int]) -> bool:
+        """Whether the process has ended, and somebody else listens on a port that was free when it was chosen."""
+        process, began = self._ledger.read().get(hosted.name), time.monotonic()
+        while process is not None and process.alive():
+            if time.monotonic() - began > _ENDING:
+                return False
+            time.sleep(_FIRST_LOOK)
+        return any(ports.is_taken(port) for option, port in numbers.items() if configured_port(hosted, option) is None)
+
+    def _start_on(
+        self, hosted: HostedServer, kind: ServerKind, secret: Secret, numbers: Mapping[str, int], moved: str
+    ) -> ServerStatus:
+        """Starts it on these ports, and waits until it answers; `moved`: what to tell the user of them."""
         other = alternate_password(self._state, hosted.name, hosted.store)
-        hosted = dataclasses.replace(hosted, ports=numbers, other_admin=other)
+        hosted = dataclasses.replace(hosted, ports=dict(numbers), other_admin=other)
         self._progress(hosted.name, "starting")
         settle(hosted.folder)
         launch = kind.prepare(hosted, secret, self._unless_cancelled)
@@ -148,7 +179,7 @@ class Start:
             str(hosted.folder),
             pid,
             started,
-            ports=numbers,
+            ports=dict(numbers),
             options=options_text(hosted.options),
         )
         self._ledger.record(process)

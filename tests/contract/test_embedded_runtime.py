@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from redis.retry import Retry
 
 from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
 from multidb.model import App, Project, RuntimeKind, Server, ServerSpec
+from multidb.ports import choose
 from multidb.processes import MARK
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.postgres.hosting import process as postgres_process
@@ -304,8 +306,8 @@ def test_a_restart_starts_what_did_not_run_and_stops_nothing_that_would_not_come
         assert why in tried.status.message
         assert valkey(there).ping()
 
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = choose(())
+    with socket.create_server(("127.0.0.1", port)):
         left_alone(Place(tmp_path, "redis", redis={"port": port}), f"port {port} is taken")
     with it.state.change("products") as section:
         product, section["redis"] = section["redis"], "Redis 8.2"
@@ -428,9 +430,48 @@ def test_a_remembered_port_that_was_taken_is_left_for_another(place: Callable[..
     assert it.up()["redis"].server == moved.server
 
 
+@pytest.mark.parametrize("store", ["redis", "postgres"])
+def test_a_port_that_somebody_else_gets_first_is_left_for_another(
+    place: Callable[..., Place], store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where two projects come up at the same moment: it was free when it was chosen."""
+    it, free, faster = place(store), choose(()), []
+
+    def overtaken(reserved: Collection[int], first: int | None = None) -> int:
+        if faster:
+            return choose(reserved, first)
+        faster.append(socket.create_server(("127.0.0.1", free)))
+        return free
+
+    monkeypatch.setattr("multidb.ports.choose", overtaken)
+    told = Told()
+    status = it.up(told)[store]
+    with faster[0]:
+        assert (status.state, status.server and status.server.endpoint.port != free) == (RUNNING, True), status
+        assert "somebody else was faster" in " ".join(message for _, message in told.said)
+        assert f"port {free} was taken, now on" in status.message
+
+
+def test_where_another_server_of_its_kind_answers_it_is_started_elsewhere(
+    place: Callable[..., Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which refuses the password, before the one that is started has ended."""
+    it, other = place("redis"), Place(tmp_path / "other", "redis")
+    theirs = other.up()["redis"].server
+    assert theirs is not None
+    numbers = iter([theirs.endpoint.port])
+    monkeypatch.setattr("multidb.ports.choose", lambda *reserved: next(numbers, None) or choose(*reserved))
+    try:
+        status = it.up()["redis"]
+        assert status.state is RUNNING, status.message
+        assert valkey(it).set("mine", 1)
+    finally:
+        other.down()
+
+
 def test_a_port_of_the_manifest_is_used_or_complained_about(place: Callable[..., Place]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = choose(())
+    with socket.create_server(("127.0.0.1", port)):
         it = place(redis={"port": port})
         found = it.up()
         assert found["redis"].state is FAILED
@@ -457,6 +498,35 @@ def test_a_killed_server_is_seen_and_started_again(place: Callable[..., Place]) 
     assert ".multidb/logs/redis.log" in seen["redis"].message
     again = it.up()
     assert {status.state for status in again.values()} == {RUNNING}
+    assert sql(it, "SELECT n FROM kept") == 42
+
+
+@pytest.mark.parametrize("stands", [False, True], ids=["works", "stands still"])
+def test_a_session_that_outlives_its_killed_server_keeps_none_from_starting(
+    place: Callable[..., Place], stands: bool
+) -> None:
+    it = place("postgres")
+    pid = it.up()["postgres"].pid
+    assert pid is not None
+    sql(it, "CREATE TABLE kept AS SELECT 42 AS n")
+
+    def work() -> None:
+        with contextlib.suppress(psycopg.OperationalError):
+            sql(it, "DO $$ BEGIN LOOP PERFORM 1; END LOOP; END $$")
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    until, at_work = time.monotonic() + 60, "SELECT max(pid) FROM pg_stat_activity WHERE query LIKE 'DO %'"
+    while (session := sql(it, at_work)) is None:
+        assert time.monotonic() < until
+    if stands:
+        os.kill(session, signal.SIGSTOP)
+    psutil.Process(pid).kill()
+    psutil.Process(pid).wait(60)
+    assert psutil.Process(session).is_running(), "the control: it goes on without its server"
+    status = it.up()["postgres"]
+    worker.join(60)
+    assert status.state is RUNNING, status.message
     assert sql(it, "SELECT n FROM kept") == 42
 
 
@@ -490,7 +560,9 @@ def test_down_after_up_was_killed_between_start_and_record(place: Callable[..., 
     assert it.marked() == []
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.rare] if seed % 2 else []) for seed in range(6)]
+)
 def test_up_killed_anywhere(place: Callable[..., Place], seed: int) -> None:
     """The whole of ``up`` takes about a second; the kill comes at six points of it."""
     it = place()
@@ -960,7 +1032,7 @@ def test_only_what_can_be_locked_is_recovered(place: Callable[..., Place]) -> No
         it.runtime.recover("nowhere", Told())
 
 
-@pytest.mark.slow
+@pytest.mark.rare  # one for an app is started by the tests of dumps
 def test_a_small_neo4j_for_each_app(place: Callable[..., Place]) -> None:
     import neo4j
     from neo4j.exceptions import AuthError

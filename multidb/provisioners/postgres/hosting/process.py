@@ -42,6 +42,7 @@ _ELSEWHERE = "elsewhere"  # a file in the server's folder: where the data really
 OUTSIDE = Path("/var/lib/multidb")
 PROGRAMS = Path("/var/cache/multidb")
 _INITDB_LIMIT = 180.0  # seconds
+_LEAVING = 5.0  # seconds that a session may take to end
 _VERSION_FILE = "PG_VERSION"
 
 
@@ -81,6 +82,7 @@ class PostgresKind:
         if not _holds_data(folder):
             _initialise(hosted, folder, programs, account, admin, progress)
         _drop_stale_lock(folder / "data")
+        _end_orphans(hosted.name, (folder / "data").resolve(), progress)
         settings = _settings(hosted, programs)
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         argv = [str(programs / "bin/postgres"), "-D", str(folder / "data"), *arguments]
@@ -410,6 +412,36 @@ def _drop_stale_lock(data: Path) -> None:
                 hint=f"stop it (kill -INT {pid}), then: multidb up",
             )
         lock.unlink()
+
+
+def _end_orphans(name: str, data: Path, progress: Progress) -> None:
+    """Ends sessions that go on working although their Postgres was killed: none starts on its data before the last of
+    them has gone, which for a long statement may be hours."""
+    orphans = [process.pid for process in psutil.process_iter() if _is_orphan(process, str(data))]
+    if orphans:
+        progress(name, "ending sessions of the server that was killed")
+    for sent in (signal.SIGQUIT, signal.SIGKILL):  # the first one ends a session at once, but not one that is stopped
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sent)
+        until = time.monotonic() + _LEAVING
+        while (orphans := [pid for pid in orphans if running(pid)]) and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def _is_orphan(process: psutil.Process, data: str) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        if _folder_of(process) == data and " ".join(process.cmdline()).startswith("postgres: "):
+            parent = process.parent()
+            return parent is None or _folder_of(parent) != data
+    return False
+
+
+def _folder_of(process: psutil.Process) -> str | None:
+    """Where it works; None where the operating system does not let us look, as at the first process."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.cwd()
+    return None
 
 
 def _settings(hosted: HostedServer, programs: Path) -> dict[str, object]:

@@ -39,6 +39,7 @@ PRIVATE = 0o600
 _LARGEST = 256 * 1024**2  # characters
 _LARGEST_HOLDER = 4096  # bytes
 _PAUSES = (0.001, 0.1)  # seconds between two looks at a lock that is taken: the first, doubled up to the last
+_GLANCE = 0.1  # seconds within which who only looks whether a lock is held, and has it for that, has let go of it
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str | None:
@@ -256,13 +257,13 @@ def lock(
         Locked: another process holds it.
         UsageError: the folder cannot be written.
     """
-    descriptor = _open_lock(path)
-    deadline, seen, pause = time.monotonic() + timeout, b"", _PAUSES[0]
+    descriptor, enough = _open_lock(path), max(timeout, _GLANCE)
+    deadline, seen, pause = time.monotonic() + enough, b"", _PAUSES[0]
     try:
         while not _taken(descriptor):
             held_by = os.pread(descriptor, _LARGEST_HOLDER, 0)
             if held_by != seen:
-                deadline, seen = time.monotonic() + timeout, held_by
+                deadline, seen = time.monotonic() + enough, held_by
                 if waiting is not None and timeout:
                     waiting(_described(held_by)[0])
             if time.monotonic() >= deadline:

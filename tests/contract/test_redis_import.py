@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 import signal
 import subprocess
@@ -49,6 +50,16 @@ PAIRS = (
     ("valkey-9", "redis-7", {"isolation": "prefix", "scripts": True}),
     ("redis-7", "redis-8", {}),
 )
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files that no other run of this machine looks through, or clears."""
+    with tempfile.TemporaryDirectory(prefix="imports-") as name:
+        Path(name).chmod(0o755)  # as root, a server runs as another user, who has to get in
+        monkeypatch.setenv("TMPDIR", name)
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield Path(name)
 
 
 @pytest.fixture(params=PAIRS, ids=lambda pair: f"{pair[0]}-to-{pair[1]}")
@@ -218,10 +229,11 @@ def test_an_rdb_file_is_read_by_a_server_of_our_own_which_is_gone_afterwards(
 
 def left_behind() -> Iterator[str]:
     """Folders of servers that read RDB files, and their processes."""
-    yield from (str(folder) for folder in Path(tempfile.gettempdir()).glob("multidb-rdb-*"))
+    temporary = tempfile.gettempdir()
+    yield from (str(folder) for folder in Path(temporary).glob("multidb-rdb-*"))
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "multidb-rdb-" in " ".join(process.cmdline()):
+            if f"{temporary}/multidb-rdb-" in " ".join(process.cmdline()):
                 yield str(process)
 
 
@@ -244,6 +256,30 @@ def test_what_a_killed_run_has_left_of_an_rdb_file_is_cleared_by_the_next(
     assert not (folder / "dump.rdb").exists()  # it was removed once it was loaded
     with served(file):
         assert not folder.exists()
+    assert list(left_behind()) == []
+
+
+def test_a_run_that_begins_at_the_same_moment_takes_no_folder_away(
+    same: tuple[Elsewhere, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It clears what is left behind; a folder that was made and not yet locked looks like that."""
+    there, _ = same
+    with there.raw() as client:
+        client.execute_command("SET", "key", "value")
+    file, lock = saved(there, tmp_path), fcntl.flock
+    others: list[int] = []
+
+    def overtaken(descriptor: int, operation: int) -> None:
+        if not others:
+            others.append(descriptor)
+            with served(file):
+                pass
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    with served(file) as (_, _, product):
+        assert product.startswith("RDB file")
+    assert others
     assert list(left_behind()) == []
 
 

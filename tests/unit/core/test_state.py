@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -197,6 +198,18 @@ def test_a_lock_may_be_waited_for(state: ProjectState) -> None:
     with state.lock("runtime", "me", 10):
         assert done.is_set()
     holder.join()
+
+
+def test_who_only_looks_whether_a_lock_is_held_is_in_nobodys_way(state: ProjectState) -> None:
+    """To look, it takes the lock for an instant; what the file says then is who had it before."""
+    with state.lock("runtime", "multidb up"):
+        pass
+    (path,) = state.folder.rglob("*runtime*")
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(0.03, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with state.lock("runtime", "me"):
+            pass
 
 
 def test_writing_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,10 +97,14 @@ def _version(path: Path) -> int:
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
     """A new folder, removed at the end. As long as we have its lock, no other run takes it for left behind."""
-    folder = Path(tempfile.mkdtemp(prefix=_NAME))
-    descriptor = os.open(folder / "owner", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_NAME))
+        descriptor = os.open(folder / "owner", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if (folder / "owner").exists():
+            break
+        os.close(descriptor)  # another run has taken it for left behind before it was locked
+    try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

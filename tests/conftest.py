@@ -6,6 +6,16 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.examples import ALL
+from tests.support.own_ports import keep_apart
+
+keep_apart()
+
+# By the clock a busy machine would be measured, not what is tried.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # What these say changes what a command asks; a test that is about them sets them itself.
 for _name in ("CI", "MULTIDB_YES"):
@@ -22,6 +32,11 @@ os.environ["MULTIDB_QDRANT_DOWNLOAD"] = "never"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also the tests that are marked rare")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--all"):
+        os.environ[ALL] = "yes"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

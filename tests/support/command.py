@@ -2,7 +2,8 @@
 
 A command is some two thirds of a second of imports, and the suite runs more than a thousand. So a process is not begun
 from nothing each time: it is forked from one that has imported multidb and its libraries and done nothing else. A
-command that is given an environment of its own is begun from nothing, as its libraries read theirs when imported.
+command that is given an environment of its own is begun from nothing, as its libraries read theirs when imported; but
+for secrets, which no library looks for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import multiprocessing
 import os
 import pty
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from tests.support.documents import assert_documented
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _SURROUNDINGS = {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "120"}
+_SECRET = re.compile(r"([A-Z_]*_)?(PASSWORD|ADMIN)")  # variables that only manifests and commands name
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.support.imported"])
@@ -52,11 +55,9 @@ class Folder:
     def run(
         self, *arguments: str, stdin: str | None = None, env: dict[str, str] | None = None, timeout: float = 240
     ) -> Ran:
-        done = (
-            _forked(self.path, arguments, stdin, timeout)
-            if env is None
-            else _begun(self.path, arguments, stdin, {**os.environ, **_SURROUNDINGS, **env}, timeout)
-        )
+        surroundings = {**os.environ, **_SURROUNDINGS, **(env or {})}
+        run = _forked if all(map(_SECRET.fullmatch, env or ())) else _begun
+        done = run(self.path, arguments, stdin, surroundings, timeout)
         self.said.append(done)
         assert "Traceback (most recent call last)" not in done.err + done.out, done.err
         if wants_document(arguments) and "--help" not in arguments:
@@ -143,12 +144,12 @@ def _begun(path: Path, arguments: tuple[str, ...], stdin: str | None, env: dict[
     return Ran(arguments, ran.returncode, ran.stdout, ran.stderr)
 
 
-def _forked(path: Path, arguments: tuple[str, ...], stdin: str | None, timeout: float) -> Ran:
+def _forked(path: Path, arguments: tuple[str, ...], stdin: str | None, env: dict[str, str], timeout: float) -> Ran:
     with tempfile.TemporaryDirectory(prefix="multidb-ran-") as name:
         streams = Path(name)
         if stdin is not None:
             (streams / "in").write_text(stdin)
-        process = started(path, arguments, streams)
+        process = started(path, arguments, streams, env)
         process.join(timeout)
         if process.is_alive():
             process.kill()
@@ -160,9 +161,11 @@ def _forked(path: Path, arguments: tuple[str, ...], stdin: str | None, timeout: 
         return Ran(arguments, code, (streams / "out").read_text(), (streams / "err").read_text())
 
 
-def started(path: Path, arguments: tuple[str, ...], streams: Path) -> ForkServerProcess:
+def started(
+    path: Path, arguments: tuple[str, ...], streams: Path, env: dict[str, str] | None = None
+) -> ForkServerProcess:
     """A command that runs in the folder `path`. What it says comes into ``out`` and ``err`` in the folder `streams`."""
-    env = {**os.environ, **_SURROUNDINGS}
+    env = env or {**os.environ, **_SURROUNDINGS}
     process = FORKS.Process(target=_command, args=(str(path), arguments, streams, env))
     process.start()
     return process

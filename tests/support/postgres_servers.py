@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
 from multidb.model import Endpoint, Server
 from multidb.ports import choose
+from multidb.processes import running
 from multidb.secrets import Secret
 
 SUPERUSER = "postgres"
@@ -67,10 +69,16 @@ class Cluster:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Ends it: SIGINT at once but in order, SIGKILL as a crash does."""
         assert self.process is not None
+        children: list[psutil.Process] = []
         if self.process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children = psutil.Process(self.process.pid).children()
             self.process.send_signal(how)
         self.process.wait(timeout=30)
-        time.sleep(0.2 if how is signal.SIGKILL else 0)  # its children notice a moment later
+        deadline = time.monotonic() + 30
+        while any(running(child.pid) for child in children):  # of one that is killed they notice by and by
+            assert time.monotonic() < deadline, "its sessions go on"
+            time.sleep(0.02)
 
     def crash(self) -> None:
         """Ends it as a power cut does."""
@@ -133,7 +141,7 @@ def cluster(major: int, *, shipped: Mapping[str, str] | None = None, **settings:
     folder.chmod(0o755)
     if shipped is not None:
         programs, settings = _with_extensions(programs, folder / "own", major, shipped, settings)
-    made = Cluster(programs, folder / "data", choose(()), secrets.token_urlsafe(), secrets.token_urlsafe())
+    made = Cluster(programs, folder / "data", 0, secrets.token_urlsafe(), secrets.token_urlsafe())
     made.settings = settings
     made.data.mkdir(mode=0o700)
     password_file = folder / "password"
@@ -153,6 +161,7 @@ def cluster(major: int, *, shipped: Mapping[str, str] | None = None, **settings:
             cwd="/",
             **_as_nobody(),
         )
+        made.port = choose(())
         made.start()
         _BY_PORT[made.port] = made
         try:
@@ -174,7 +183,7 @@ def replica_of(primary: Cluster) -> Iterator[Cluster]:
     """A server that streams all of it, gone at the end; known by no port, as nothing is applied to it."""
     folder = Path(tempfile.mkdtemp(prefix="multidb-replica-"))
     folder.chmod(0o755)
-    made = replace(primary, data=folder / "data", port=choose(()), process=None)
+    made = replace(primary, data=folder / "data", port=0, process=None)
     made.data.mkdir(mode=0o700)
     if os.getuid() == 0:
         os.chown(made.data, primary.data.stat().st_uid, primary.data.stat().st_gid)
@@ -188,6 +197,7 @@ def replica_of(primary: Cluster) -> Iterator[Cluster]:
             env=os.environ | login,
             **_as_nobody(),
         )
+        made.port = choose(())
         made.start()
         try:
             yield made

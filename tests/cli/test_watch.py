@@ -311,11 +311,10 @@ def test_watching_a_server_die_and_ending_with_ctrl_c(folder: Folder) -> None:
         folder.manifest(MANIFEST + "notify: {webhooks: [{url: {file: hook}}]}\n")
         _watch_it_die(folder)
         folder.manifest(MANIFEST)
-    ((_, _, message),) = receiver.heard
-    assert {(alarm["news"], alarm["kind"], alarm["store"]) for alarm in message["alarms"]} == {
-        ("began", "unhealthy", "redis")
-    }
-    assert {alarm["app"] for alarm in message["alarms"]} >= {"ann", "bob", "eve"}
+    # A round may be under way when it dies, in which some were answered yet.
+    alarms = [alarm for _, _, message in receiver.heard for alarm in message["alarms"]]
+    assert {(alarm["news"], alarm["kind"], alarm["store"]) for alarm in alarms} == {("began", "unhealthy", "redis")}
+    assert sorted(alarm["app"] for alarm in alarms) == ["ann", "bob", "eve"], "each once"
     done = folder.run("health")
     assert done.code == 1, "the others answer"
     assert "multidb up" in done.out

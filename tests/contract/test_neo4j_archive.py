@@ -8,7 +8,6 @@ import pickle
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -263,12 +262,17 @@ def replace_lines(content: bytes, keep: Callable[[bytes], bool]) -> bytes:
 
 
 _RESTORE = """
-import json, pickle, sys
+import os, pickle, signal, sys
 from multidb.model import PlaceKind
 from multidb.secrets import Secret
 from tests.contract.test_neo4j_archive import APP, CONTEXT, Files, quiet
 from multidb.provisioners.neo4j.backup import graph
-graph._BATCH = 50
+graph.BATCH, batches, write = 50, iter(range(1, 9)), graph._Loader._flush
+def stop_after_the_third(loader):
+    write(loader)
+    if next(batches) == 3:
+        os.kill(os.getpid(), signal.SIGSTOP)
+graph._Loader._flush = stop_after_the_third
 from multidb.provisioners.neo4j.backup.archive import Neo4jArchive
 server, part, content = pickle.load(open(sys.argv[1], "rb"))
 print("ready", flush=True)
@@ -291,12 +295,13 @@ def test_a_restore_that_was_killed_is_begun_anew(made: tuple[Part, bytes], scrat
     assert scratch.admin is not None
     process.stdin.write(scratch.admin.reveal() + "\n")
     process.stdin.flush()
-    while not as_admin(scratch, "MATCH (n) RETURN n LIMIT 1", database="neo4j") and process.poll() is None:
-        time.sleep(0.05)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), "some of it is written, and not all"
     process.kill()
     process.wait()
+    assert as_admin(scratch, "MATCH (n) RETURN n LIMIT 1", database="neo4j")
     with opened(scratch) as archive:
-        assert archive.measure(archive.live(APP, CONTEXT)) != part.measures, "it was killed too late to tell"
+        assert archive.measure(archive.live(APP, CONTEXT)) != part.measures
         place = archive.prepare(PlaceKind.NEW, APP, CONTEXT)
         assert archive.is_empty(place)
         archive.restore(place, part, Files(content), quiet)

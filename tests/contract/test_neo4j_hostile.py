@@ -21,6 +21,7 @@ from tests.contract.case_neo4j import as_admin, emptied
 from tests.contract.neo4j_project import applied, engine_of, holes
 from tests.contract.neo4j_sets import APP, CONTEXT, Files, opened, quiet, saved, schema
 from tests.support.case import RealServer
+from tests.support.examples import some_of
 
 pytestmark = pytest.mark.server
 
@@ -74,7 +75,7 @@ def test_every_name_means_itself(live: RealServer) -> None:
     uri = f"bolt://{live.server.endpoint.host}:{live.server.endpoint.port}"
     with neo4j.GraphDatabase.driver(uri, auth=("neo4j", live.admin.reveal())) as driver:
 
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=some_of(40), suppress_health_check=list(HealthCheck))
         @given(st.lists(names | pieces.map("".join), min_size=1, max_size=15))
         def means_itself(found: list[str]) -> None:
             text = ", ".join(f"{{{quoted(name)}: 1}}" for name in found)

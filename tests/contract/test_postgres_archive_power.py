@@ -266,7 +266,7 @@ def _read(config: list[str]) -> dict[str, Any]:
 nasty = st.text(st.sampled_from("aB;'\"\\,. \t\n$/*-=()é🐘\x01"), max_size=12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(value=nasty, path=nasty, name=st.text(st.sampled_from("aB;'\" ;-é\\"), min_size=1, max_size=6))
 @example(value="'; DROP ROLE x; --", path='a"b""c", D', name="x;y")
 @example(value="\\'", path='"', name='"')

@@ -23,7 +23,7 @@ from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture(scope="module", params=[18, 15])
+@pytest.fixture(scope="module", params=[18, pytest.param(15, marks=pytest.mark.rare)])
 def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with cluster(request.param, shipped=FILES) as made:
         yield made

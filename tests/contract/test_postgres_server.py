@@ -325,9 +325,10 @@ def test_a_lock_waits_a_moment(site: Site) -> None:
 
 
 def test_a_server_that_stops_answering_in_the_middle_costs_one_timeout(served: Cluster) -> None:
-    site = Site(served, timeout=2.0)
+    site = Site(served)
     apps = [site.app() for _ in range(6)]
     site.apply(apps)
+    patient, site.timeout = site.timeout, 2.0
     with site.connect() as session:
         served.freeze()
         try:
@@ -337,6 +338,7 @@ def test_a_server_that_stops_answering_in_the_middle_costs_one_timeout(served: C
             assert time.monotonic() - started < 8, "one after the other they take 12 s"
         finally:
             served.thaw()
+    site.timeout = patient
     assert not site.changes(apps)
 
 

@@ -72,7 +72,11 @@ def test_what_was_refused_is_said_by_name_with_what_helps(folder: Folder) -> Non
         for words in (("GET", "elsewhere"), ("SCAN", "0")):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*words)
-    time.sleep(0.2)  # the log is written by another process
+    logged = folder.path / ".multidb/logs/postgres.log"
+    deadline = time.monotonic() + 60
+    while "permission denied for schema public" not in logged.read_text():  # it is written by another process
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
     ann, bob = findings(folder, "ann"), findings(folder, "bob")
     assert "statement_timeout" in hint(ann["postgres"], "statement timeout, 2 times")

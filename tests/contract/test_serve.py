@@ -172,7 +172,8 @@ def test_what_is_under_way_is_answered_when_it_ends_and_nobody_else_is_let_in(fo
         server.suspend()
         try:
             time.sleep(1.5)  # past the time for which the first check serves everybody
-            asked = pool.submit(httpx.get, f"{url}/health/databases", auth=("", TOKEN), timeout=30)
+            asked = pool.submit(httpx.get, f"{url}/health/databases", auth=("", TOKEN), timeout=60)
+            until(lambda: _callers(service), 30)
             time.sleep(0.5)
             service.process.send_signal(signal.SIGTERM)
             until(lambda: _refused(url), 5)
@@ -185,6 +186,13 @@ def test_what_is_under_way_is_answered_when_it_ends_and_nobody_else_is_let_in(fo
     entries = [json.loads(line) for line in out.splitlines()]
     assert [(entry["path"], entry["status"]) for entry in entries] == [("/health/databases", 200)] * 2
     assert entries[1]["seconds"] > 0.3  # half a second without the time that the question took to come
+
+
+def _callers(service: Running) -> bool:
+    """Whether it has taken a connection of somebody's."""
+    port = int(service.url.rpartition(":")[2])
+    connections = psutil.Process(service.process.pid).net_connections("tcp")
+    return any(each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED for each in connections)
 
 
 def _refused(url: str) -> bool:
@@ -200,9 +208,16 @@ def test_an_answer_that_takes_longer_than_the_end_is_a_503(monkeypatch: pytest.M
     monkeypatch.setattr(service_process, "GRACE", 1)
     go_on = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        with served(health=lambda: go_on.wait(30)) as address:
+        begun = threading.Event()
+
+        def health() -> Any:
+            begun.set()
+            return go_on.wait(30)
+
+        with served(health=health) as address:
             asked = pool.submit(httpx.get, f"{address}/health/databases", timeout=30)
             asked.add_done_callback(lambda _: go_on.set())
+            assert begun.wait(20)
             time.sleep(0.5)
         answer = asked.result(5)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ending")

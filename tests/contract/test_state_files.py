@@ -1,5 +1,5 @@
 """What is kept beside the state (the history, sizes, checks, baselines) is the project's in every place of it: on the
-real thing, a folder, S3 as SeaweedFS and as moto have it, Postgres, and a place that another package adds."""
+real thing, a folder, S3 as SeaweedFS and (with --all) moto have it, Postgres, and a place that another package adds."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ from multidb.sections import SECTIONS
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from multidb.usage import History
+from tests.support.examples import some_of
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 ID = "20261121T140501Z-1a2b3c"
@@ -292,9 +293,7 @@ def _places(value: Any) -> Any:
         yield from _places(below)
 
 
-QUICK = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+QUICK = settings(max_examples=some_of(300), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def resigned(text: str) -> str:

@@ -7,12 +7,13 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest import add_app, load, remove_app
 from multidb.model import Project
+from tests.support.examples import some_of
 from tests.support.manifest_styles import STYLES
 from tests.support.toy_stores import STORES
 
@@ -107,20 +108,20 @@ def edit(text: str) -> None:
         remove_app(text, "lernmi")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=some_of(300))
 @given(mutated())
 def test_an_accident_in_a_good_manifest(text: str) -> None:
     check(text.encode("utf-8", "surrogatepass"))
     edit(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=some_of(100))
 @given(st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass"))))
 def test_any_bytes(raw: bytes) -> None:
     check(raw)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=some_of(100))
 @given(st.lists(bits, max_size=12).map("".join))
 def test_any_yaml_punctuation(text: str) -> None:
     check(text.encode("utf-8", "surrogatepass"))
@@ -136,7 +137,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=some_of(150))
 @given(st.data())
 def test_any_value_in_any_place(data: st.DataObject) -> None:
     document = yaml.safe_load(FULL)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest import add_app, app_id, load, remove_app, schema
 from multidb.model import Project
+from tests.support.examples import some_of
 from tests.support.manifest_styles import STYLES
 from tests.support.toy_stores import STORES
 
@@ -77,7 +78,7 @@ def readable(text: str) -> dict[str, object]:
         raise
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60))
 @given(manifests(), ids, entries)
 def test_an_app_comes_and_goes_without_a_trace(text: str, name: str, entry: dict[str, object]) -> None:
     before = readable(text)
@@ -100,7 +101,7 @@ def _alone(name: str, entry: dict[str, object]) -> str:
     return yaml.safe_dump({"version": 1, "project": "digi", "apps": {name: entry}})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60))
 @given(manifests(), st.data())
 def test_taking_an_app_out_leaves_the_others(text: str, data: st.DataObject) -> None:
     before = readable(text)
@@ -112,7 +113,7 @@ def test_taking_an_app_out_leaves_the_others(text: str, data: st.DataObject) -> 
     assert [line for line in after.splitlines() if line in outside] == outside
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60))
 @given(
     st.lists(st.tuples(ids, entries), min_size=1, max_size=5, unique_by=lambda pair: pair[0]),
     st.sampled_from(sorted(STYLES)),
@@ -132,7 +133,7 @@ def test_many_apps_come_and_go_in_any_order(
     assert text == before
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60))
 @given(st.dictionaries(ids, entries, max_size=4))
 def test_what_loads_fits_the_json_schema(apps: dict[str, dict[str, object]]) -> None:
     document = {"version": 1, "project": "digi", "apps": apps}

@@ -60,7 +60,7 @@ def having(store: str, apps: list[App]) -> list[Resource]:
     return [resource for resource in found.desired(apps, context) if resource.app is not None]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(manifests)
 @example(
     {
@@ -85,7 +85,7 @@ def test_no_two_apps_share_a_name_unless_the_manifest_is_refused(apps: dict[str,
         assert len(refs) == len(set(refs))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ids, collections)
 def test_what_an_app_is_named_on_a_server_is_checked_beforehand(app_id: str, kinds: dict[str, object]) -> None:
     """A name that `derived_names` does not list is one whose collision nobody would see."""
@@ -98,7 +98,7 @@ def test_what_an_app_is_named_on_a_server_is_checked_beforehand(app_id: str, kin
         assert {each.name for each in having(store, [app]) if each.kind in kinds_of} <= checked
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ids)
 @example("prefix")
 def test_no_variable_of_an_app_is_written_over_by_another(app_id: str) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from schemathesis import Case
 from schemathesis.specs.openapi import checks
 
+from tests.support.examples import some_of
 from tests.support.serving import served
 
 DESCRIBED = [
@@ -24,7 +25,7 @@ def test_every_answer_is_as_described() -> None:
         for found in schema.get_all_operations():
             operation = found.ok()
 
-            @settings(max_examples=40, deadline=None, database=None)
+            @settings(max_examples=some_of(40), database=None)
             @given(case=operation.as_strategy())  # every text may be an app's name: nothing can be asked wrongly
             def ask(case: Case) -> None:
                 response = case.call_and_validate(checks=DESCRIBED)

@@ -16,7 +16,7 @@ from multidb.client.source import Source, env_file_of, parse_env, source_of
 from multidb.render.env import EnvFormat, env_text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     value=st.text(
         alphabet=st.characters(exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\x00", codec="utf-8")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 TESTS = Path(__file__).parents[2]
 
 
@@ -22,6 +24,12 @@ def test_no_test_imports_a_private_name() -> None:
         if module.startswith(("multidb", "tests")) and any(part.startswith("_") for part in [*module.split("."), name])
     ]
     assert private == []
+
+
+def test_no_property_is_tried_against_the_clock() -> None:
+    """On a busy machine each example may take longer than any deadline."""
+    assert settings.default.deadline is None
+    assert HealthCheck.too_slow in settings.default.suppress_health_check
 
 
 def _suite(parts: tuple[str, ...]) -> tuple[str, ...]:

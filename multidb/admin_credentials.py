@@ -109,10 +109,10 @@ def forget_admin_change(state: ProjectState, server: str) -> None:
 
 def other_password(state: ProjectState, server: str, store: str) -> Secret | None:
     """The password beside the admin's own that the server may take instead, because one is replacing the other; None
-    where none is being replaced."""
+    where none is being replaced. It is there until that is done, also where the record of it was lost."""
     change = admin_changes(state).get(server)
     if change is None or not change.under_way:
-        return None
+        return state.secrets.get(next_ref(server, store)) or state.secrets.get(former_ref(server, store))
     ref = next_ref if change.phase in (AdminPhase.CHANGING, AdminPhase.REVERTING) else former_ref
     return state.secrets.get(ref(server, store))
 

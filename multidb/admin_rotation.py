@@ -109,7 +109,7 @@ class AdminRotation:
         """
         change = self.change(name)
         if change is None or change.phase in (AdminPhase.DONE, AdminPhase.REVERTING):
-            self._begin(name, change)
+            self._begin(name)
             change = self.change(name)
         assert change is not None
         if change.phase is AdminPhase.CHANGING:
@@ -180,10 +180,10 @@ class AdminRotation:
 
     # Steps
 
-    def _begin(self, name: str, change: AdminChange | None) -> None:
+    def _begin(self, name: str) -> None:
         """Makes the password that is to come, and writes down that the server is to be told of it."""
         ref = next_ref(name, self._servers[name].store)
-        if self._state.secrets.get(ref) is None or change is None or change.phase is not AdminPhase.REVERTING:
+        if self._state.secrets.get(ref) is None:  # else the server may have been told of it
             self._state.secrets.put({ref: generate()})
         self._record(name, AdminPhase.CHANGING)
 

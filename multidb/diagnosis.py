@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from multidb import DISTRIBUTION, __version__, distribution
-from multidb.admin_credentials import admin_changes
+from multidb.admin_credentials import admin_changes, other_password
+from multidb.backup.journal import IMPORTING, RESTORING, WORK_LOCK, Journal
 from multidb.connections import is_absent
 from multidb.deployment import Deployment
 from multidb.errors import RuntimeUnavailable
@@ -51,6 +52,7 @@ def diagnose(fleet: Fleet) -> list[Finding]:
         *_capacity(asked, statuses),
         *_beside(fleet, statuses, asked),
         *_admin_passwords(fleet),
+        *_interrupted(fleet),
         *certificate_findings(fleet.project, Deployment(fleet.project, fleet.state).certificates(), datetime.now(UTC)),
         *_history(fleet),
     ]
@@ -90,6 +92,22 @@ def _admin_passwords(fleet: Fleet) -> Iterator[Finding]:
         if change.under_way:
             message = f"the former password of its admin may be taken as well, since {change.since:%Y-%m-%d %H:%M} UTC"
             yield Finding(Level.WARNING, change.server, message, f"multidb rotate --admin --store {change.store}")
+    changes = admin_changes(fleet.state)
+    for server in fleet.runtime.servers():
+        known = server.name in changes and changes[server.name].under_way
+        if not known and not server.external and other_password(fleet.state, server.name, server.store) is not None:
+            message = "a new password of its admin was being made when the state was lost, and both may be taken"
+            yield Finding(Level.WARNING, server.name, message, f"multidb rotate --admin --store {server.store}")
+
+
+def _interrupted(fleet: Fleet) -> Iterator[Finding]:
+    """Apps that may have some of what they had and some of what they were to get."""
+    if any(lock.name == WORK_LOCK for lock in fleet.state.store.locks()):
+        return  # a run is at it
+    for kind, what in ((RESTORING, "a restore"), (IMPORTING, "an import")):
+        for app in Journal(fleet.state).open(kind):
+            message = f"{what} of it was interrupted, and may have given it some of its data"
+            yield Finding(Level.WARNING, f"app {app}", message, f"finish it, or undo it: multidb backup {app}")
 
 
 def certificate_findings(project: Project, ends: Mapping[str, datetime | None], now: datetime) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from multidb import removal
 from multidb.backup import cloning
 from multidb.backup.places import clear, require_not_following
-from multidb.backup.restoring import contexts_of
+from multidb.backup.restoring import contexts_of, require_unbound
 from multidb.engine import Engine
 from multidb.errors import Refused, ServerError
 from multidb.fleet import Scope
@@ -89,6 +89,7 @@ def copy_over(engine: Engine, reading: Engine, move: PendingMove, progress: Prog
     """
     require_not_following(engine.state, move.app)
     removal.suspend(reading.fleet, move.app, progress, command=move.command)
+    require_unbound(reading, reading.project.apps[move.app], [move.store])  # whatever came until its logins were off
     error = engine.apply(_scope(move)).error()
     if error is not None:
         raise error

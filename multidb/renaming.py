@@ -19,6 +19,7 @@ from multidb.backup.creation import repository
 from multidb.backup.journal import Journal
 from multidb.backup.labels import CLONE_OF
 from multidb.backup.places import require_not_following
+from multidb.backup.restoring import require_unbound
 from multidb.backup.set_ids import is_set_id, made_at
 from multidb.backup.sets import declaration
 from multidb.document import in_future
@@ -114,6 +115,8 @@ def copy_over(engine: Engine, rename: Rename, progress: Progress) -> tuple[str, 
     """
     require_not_following(engine.state, rename.old)
     removal.suspend(engine.fleet, rename.old, progress, command=rename.command)
+    old = engine.project.apps[rename.old]
+    require_unbound(engine, old, list(old.stores))  # whatever came until its logins were off
     engine.fleet.start(rename.new)
     error = engine.apply(Scope(apps=frozenset({rename.new}))).error()
     if error is not None:

@@ -142,11 +142,14 @@ class _Restoring(_Loose):
     target: str
     stores: list[str]
     phase: str
+    lasting: list[str] = Field(default_factory=list)
+    exchanged: list[str] = Field(default_factory=list)
 
 
 class _Importing(_Loose):
     sources: dict[str, str]
     phase: str
+    exchanged: list[str] = Field(default_factory=list)
 
 
 class _Following(_Loose):

@@ -17,6 +17,7 @@ from multidb.backup.app_files.part import locations_of, occupied_names
 from multidb.backup.creation import make_sets, repository, turn_off
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.labels import CLONE_OF, EXPIRES
+from multidb.backup.places import require_not_following
 from multidb.backup.restoring import SetSource, occupied, require_unbound, restore, safety_set
 from multidb.backup.sets import FILES, BackupSet
 from multidb.closure import Closure, close, closures, reopen
@@ -183,6 +184,7 @@ def _ready_to_go(
             where=f"app {app.id}",
             hint=begun.way_on,
         )
+    require_not_following(engine.state, app.id)
     before = None
     if begun is None:  # else what it has is of a clone that nobody has seen yet
         taken = occupied(engine, app, list(app.stores))

@@ -34,6 +34,7 @@ from multidb.backup.restoring import contexts_of, require_unbound
 from multidb.engine import Engine
 from multidb.errors import MultidbError, ServerError
 from multidb.model import ImportOptions, Lag, PlaceKind, Progress, listed
+from multidb.moves import require_not_moving
 
 __all__ = ["FollowedImport", "abort_following", "begin_following", "catch_up", "followed_import", "lags"]
 
@@ -87,6 +88,7 @@ def begin_following(engine: Engine, request: ImportRequest, typed: Mapping[str, 
     """
     app = importing_app(engine, request)
     require_not_following(engine.state, app.id)
+    require_not_moving(engine.state, app.id)
     require_unbound(engine, app, list(request.sources))
     mark = re.sub("[^a-z0-9_]", "_", f"multidb_{app.id}_{secrets.token_hex(4)}")[:_LONGEST_MARK]
     journal = Journal(engine.state)

@@ -46,6 +46,7 @@ from multidb.model import (
     Survey,
     listed,
 )
+from multidb.moves import require_not_moving
 from multidb.provisioners import provisioner
 from multidb.report import Report
 
@@ -152,6 +153,7 @@ def bring_in(engine: Engine, request: ImportRequest, progress: Progress) -> Impo
             hint="add --replace (a safety set is made first), or import it into another app",
         )
     require_not_following(engine.state, app.id)
+    require_not_moving(engine.state, app.id)
     require_unbound(engine, app, stores)
     work = _Import(engine, request, app, progress)
     if not is_going_on(engine, request):
@@ -190,6 +192,8 @@ def finish_import(engine: Engine, app_id: str, note: Mapping[str, Any], progress
             return f"gave up an interrupted import; what it has copied into {listed(note['direct'])} is there"
         return "removed what an interrupted import left; the app is as it was"
     for store, (server, context) in contexts.items():
+        if store in note.get("exchanged", ()):  # the app may have written to it since
+            continue
         progress(app_id, f"{store}: finishing an import")
         digest = note["measures"][store] if store in note["passing"] else None
         if not _moved_in(engine, app, server, context, digest):
@@ -245,7 +249,7 @@ class _Import:
 
     def begin(self) -> None:
         _clear(self._engine, self._app, self._contexts)
-        self._note(**self._request.note, phase=_COPYING, done={}, direct=[], measures={})
+        self._note(**self._request.note, phase=_COPYING, done={}, direct=[], measures={}, exchanged=[])
 
     def run(self, taken: Sequence[str]) -> tuple[BackupSet | None, dict[str, Sequence[str]]]:
         """Copies everything, compares, then exchanges. The set that was made of what was there (`taken`), and what was
@@ -267,6 +271,7 @@ class _Import:
                 for store in sorted(copies, key=lambda store: durability(copies[store].prepared)):
                     self._progress(self._app.id, f"{store}: replacing")
                     copies[store].prepared.replace_live()
+                    self._note(exchanged=[*self._noted.get("exchanged", ()), store])
         except (ArchiveError, Refused, UsageError):
             if not exchanging and not self.direct:  # nothing was changed, and nothing is left
                 self._journal.end(IMPORTING, self._app.id)

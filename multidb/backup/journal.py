@@ -17,11 +17,22 @@ from multidb.backup.jobs import recording
 from multidb.model import Progress, unwatched
 from multidb.state import ProjectState
 
-__all__ = ["COPYING", "FOLLOWING", "IMPORTING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
+__all__ = [
+    "COPYING",
+    "FOLLOWING",
+    "IMPORTING",
+    "MAKING",
+    "PAUSED",
+    "RESTORING",
+    "VERIFYING",
+    "WORK_LOCK",
+    "Journal",
+    "exclusively",
+]
 
 _WORK: Final = "backup-work"
 _SETS: Final = "backups"
-_LOCK: Final = "backup"
+WORK_LOCK: Final = "backup"
 
 MAKING: Final = "making"
 PAUSED: Final = "paused"
@@ -36,7 +47,7 @@ FOLLOWING: Final = "following"  # an import that goes on by itself, for days
 def exclusively(state: ProjectState, command: str, progress: Progress = unwatched) -> Iterator[Progress]:
     """One run of backup work at a time. `Locked` says who is at it; whoever has it may take all notes for old. In the
     block, the work is to tell the progress that this gives: others see it then, too."""
-    with state.lock(_LOCK, f"multidb {command}"), recording(state, command, progress) as recorded:
+    with state.lock(WORK_LOCK, f"multidb {command}"), recording(state, command, progress) as recorded:
         yield recorded
 
 

@@ -8,10 +8,11 @@ import contextlib
 import dataclasses
 import errno
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from typing import Final
 
-from multidb.backup.journal import FOLLOWING, Journal
+from multidb.backup.journal import FOLLOWING, IMPORTING, RESTORING, Journal
 from multidb.backup.sets import StoredPart
 from multidb.backup.streams import StoreReader
 from multidb.errors import ArchiveError, NeedsServer, Refused, ServerError, TargetError
@@ -20,6 +21,7 @@ from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Se
 from multidb.state import ProjectState
 
 __all__ = [
+    "EVERY_KIND",
     "PreparedPlace",
     "clear",
     "compare",
@@ -28,8 +30,11 @@ __all__ = [
     "load",
     "prepared_place",
     "require_not_following",
+    "require_settled",
     "temporary_files",
 ]
+
+EVERY_KIND: Final = frozenset(PlaceKind)
 
 
 @dataclass(slots=True)
@@ -182,12 +187,28 @@ def require_not_following(state: ProjectState, app: str) -> None:
         )
 
 
-def clear(fleet: Fleet, server: Server, app: App, context: StoreContext) -> None:
-    """Removes the places that a run which died has left beside the app's own; not the one that follows a source."""
+def require_settled(state: ProjectState, app: str) -> None:
+    """`Refused` while what the app has may be partly of something that was interrupted, or is to be another's soon."""
+    require_not_following(state, app)
+    journal = Journal(state)
+    for kind, what in ((RESTORING, "a restore"), (IMPORTING, "an import")):
+        if app in journal.open(kind):
+            raise Refused(
+                f"{what} of it was interrupted, and could not be finished yet",
+                where=f"app {app}",
+                hint=f"correct the cause, then finish it: multidb backup {app}",
+            )
+
+
+def clear(
+    fleet: Fleet, server: Server, app: App, context: StoreContext, kinds: Container[PlaceKind] = EVERY_KIND
+) -> None:
+    """Removes the places of these kinds that a run which died has left beside the app's own; not the one that follows a
+    source."""
     followed = app.id in Journal(fleet.state).open(FOLLOWING)
     with fleet.archive(server) as archive:
         for place in archive.leftovers(app, context):
-            if not (followed and place.kind is PlaceKind.NEW):
+            if place.kind in kinds and not (followed and place.kind is PlaceKind.NEW):
                 archive.discard(place)
 
 

@@ -4,7 +4,7 @@ that was begun and not ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any, Final
 
 from multidb.backup.app_files.part import clear_scratch
@@ -14,7 +14,7 @@ from multidb.backup.encryption import Identities
 from multidb.backup.following import followed_import
 from multidb.backup.importing import finish_import
 from multidb.backup.journal import FOLLOWING, IMPORTING, MAKING, PAUSED, RESTORING, VERIFYING, Journal
-from multidb.backup.places import clear
+from multidb.backup.places import EVERY_KIND, clear
 from multidb.backup.repository import Repository
 from multidb.backup.restoring import finish_restore
 from multidb.backup.set_ids import is_set_id
@@ -24,7 +24,7 @@ from multidb.document import printable
 from multidb.engine import Engine
 from multidb.errors import Locked, MultidbError, Refused, ServerDown, UsageError
 from multidb.fleet import Scope
-from multidb.model import App, Progress
+from multidb.model import App, PlaceKind, Progress
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
 
@@ -62,7 +62,7 @@ def recover(
         return "its logins are on again, which an interrupted run left off"
 
     def scratch(app: str, note: Mapping[str, Any]) -> str:
-        _clear_places(engine, app, note)
+        _clear_places(engine, app, note, {PlaceKind.SCRATCH})  # a new place is of a restore that is to be finished
         return "removed the scratch places that an interrupted run left"
 
     def half_made(app: str, note: Mapping[str, Any]) -> str:
@@ -137,14 +137,16 @@ def _clear_clone(engine: Engine, closure: Closure, note: Mapping[str, Any]) -> s
     return f"removed what an interrupted {work} left; its logins stay off; {closure.way_on}"
 
 
-def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
+def _clear_places(
+    engine: Engine, app_id: str, note: Mapping[str, Any], kinds: Container[PlaceKind] = EVERY_KIND
+) -> None:
     stores = {store: provisioner(store).app_options() for store in note["stores"]}
     app = engine.project.apps.get(app_id) or App(app_id, app_id, stores)  # sets outlive their apps, and can be verified
     apps = frozenset({app_id}) if app_id in engine.project.apps else None
     server_contexts = ServerContexts(engine.fleet, Scope(apps, frozenset(stores)))
     for store in stores:
         if server_context := server_contexts.of(app, store):
-            clear(engine.fleet, server_context[0], app, server_context[1])
+            clear(engine.fleet, server_context[0], app, server_context[1], kinds)
 
 
 def _remove_half_made(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ old ones' place, one store after the other. Until then the app is as it was.
 Single tables are loaded and compared the same way, with all of their set; then they alone go into the live place.
 
 What is under way is in the journal. A run that dies while it loads is undone by the next; one that dies while places
-are exchanged is finished by the next.
+are exchanged is finished by the next. What was exchanged by then is the app's, which may have written to it since.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from multidb.backup.places import (
     clear,
     compare,
     differences,
+    left_place,
     load,
     prepared_place,
     require_not_following,
@@ -341,9 +342,10 @@ class _Restore:
                 for place in prepared.values():
                     if place is not None:
                         place.kept = True
-                self._note(_EXCHANGING)
+                lasting = [store for store, place in prepared.items() if place is not None and place.lasting]
+                self._note(_EXCHANGING, lasting=lasting, exchanged=[])
                 self._exchange(prepared)
-                self.notes += exchange_files(self._locations, new_files)
+                self._exchange_files(new_files)
         except Refused:
             if not exchanging:  # nothing was changed, and nothing is left
                 self._journal.end(RESTORING, self._app.id)
@@ -354,13 +356,17 @@ class _Restore:
 
     def finish(self) -> None:
         """Goes on where a run died while it exchanged places: what is loaded takes the live place, the rest is loaded
-        again."""
+        again. What was exchanged already is left alone: the app may have written to it since."""
+        note = self._journal.open(RESTORING)[self._app.id]
+        lasting, exchanged = note.get("lasting", ()), note.get("exchanged", ())
         for store in self.stores:
-            if not self._there(store) and not self._moved_in(store):
-                with ExitStack() as stack:
-                    self._exchange({store: self._loaded(stack, store)})
-        with ExitStack() as stack:
-            exchange_files(self._locations, self._loaded_files(stack))
+            if store in exchanged or self._moved_in(store, lasting=store in lasting):
+                continue
+            with ExitStack() as stack:
+                self._exchange({store: self._loaded(stack, store)})
+        if FILES not in exchanged:
+            with ExitStack() as stack:
+                self._exchange_files(self._loaded_files(stack))
         self.clear()  # what was loaded for a place that holds the same already
 
     def tables_there(self, store: str, names: Sequence[str]) -> list[str]:
@@ -430,25 +436,35 @@ class _Restore:
             beside = prepared[store]
             if beside is not None:
                 beside.replace_live()
-                continue
-            with self._live(store) as (archive, place), temporary_files():
-                archive.restore(place, self._backup_set.parts[store].part, self._reader(store), self._progress)
-                if store in self._free:
-                    compare(self._backup_set.parts[store], archive, place)
+            else:
+                self._load_live(store)
+            self._note_exchanged(store)
 
-    def _there(self, store: str) -> bool:
-        """Whether the live place holds the set's data already."""
-        with self._live(store) as (archive, place):
-            return self._same(store, archive, place)
+    def _load_live(self, store: str) -> None:
+        """Loads the store where the app has it."""
+        with self._live(store) as (archive, place), temporary_files():
+            archive.restore(place, self._backup_set.parts[store].part, self._reader(store), self._progress)
+            if store in self._free:
+                compare(self._backup_set.parts[store], archive, place)
 
-    def _moved_in(self, store: str) -> bool:
-        """Whether a whole new place was left over, and is the live one now."""
+    def _exchange_files(self, new: Mapping[str, StagedFiles]) -> None:
+        self.notes += exchange_files(self._locations, new)
+        self._note_exchanged(FILES)
+
+    def _moved_in(self, store: str, *, lasting: bool) -> bool:
+        """Whether the live place is the one that was loaded, maybe since this very call.
+
+        Args:
+            lasting: whether what was loaded is still there when it was not exchanged.
+        """
         server, context = self._contexts_of[store]
         with self._engine.fleet.archive(server) as archive:
-            for place in archive.leftovers(self._app, context):
-                if place.kind is PlaceKind.NEW and self._same(store, archive, place):
-                    archive.replace(place, context)
-                    return True
+            place = left_place(archive, PlaceKind.NEW, self._app, context)
+            if place is None:
+                return lasting or self._same(store, archive, archive.live(self._app, context))
+            if lasting or self._same(store, archive, place):
+                archive.replace(place, context)
+                return True
         return False
 
     def _same(self, store: str, archive: Archive, place: Place) -> bool:
@@ -463,10 +479,16 @@ class _Restore:
     def _reader(self, store: str) -> StoreReader:
         return self._home.reader(self._copy, store, self._keys, self._rate)
 
-    def _note(self, phase: str) -> None:
+    def _note(self, phase: str, **facts: Sequence[str]) -> None:
         note = {"set": self._copy.id, "of": self._copy.app, "target": self._copy.target.name}
         files = {FILES: list(self._locations)} if self._locations else {}
-        self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, **files, "phase": phase})
+        self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, **files, **facts, "phase": phase})
+
+    def _note_exchanged(self, name: str) -> None:
+        """Writes down that a store, or the files, are the app's from here on."""
+        note = self._journal.open(RESTORING)[self._app.id]
+        exchanged = [*note.get("exchanged", ()), name]
+        self._journal.begin(RESTORING, self._app.id, {**note, "exchanged": exchanged})
 
 
 def contexts_of(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:

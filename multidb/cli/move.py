@@ -15,8 +15,9 @@ import typer
 
 from multidb import moving
 from multidb.alternation import require_not_rotating
-from multidb.backup.encryption import identities
+from multidb.backup.encryption import Identities, identities
 from multidb.backup.journal import exclusively
+from multidb.backup.places import require_not_following, require_settled
 from multidb.backup.restoring import require_unbound
 from multidb.backup.run import final_set
 from multidb.cli.env_files import write_env_files
@@ -174,6 +175,7 @@ def _require_possible(request: _MoveRequest, planned: Move) -> None:
     if (closure := closures(request.state).get(app)) is not None:
         raise Refused(closure.why, where=f"app {app}", hint=closure.way_on)
     require_not_rotating(request.state, app)
+    require_not_following(request.state, app)
 
 
 def _pending(request: _MoveRequest, planned: Move) -> PendingMove:
@@ -196,11 +198,14 @@ def _move(request: _MoveRequest) -> int:
         stack.enter_context(request.state.lock_apps([name], request.command))
         begun = moves(request.state).get(name)  # what was read before may hold no longer
         record = stack.enter_context(run.recorded(request.state, [name]))
+        new = begun is None
         if begun is None:
-            begun = _begun(request, keys)
+            begun = _prepared(request, keys)
             if begun.final_set:
                 record.add("create", "set", begun.final_set, name)
         progress = stack.enter_context(exclusively(request.state, "move", output.progress))
+        if new:
+            _begin(request, begun, keys)
         if begun.is_aborting:
             raise Refused(f"{name} is on its way back", where=f"app {name}", hint=begun.way_on)
         _require_same(request, begun)
@@ -231,8 +236,8 @@ def _move(request: _MoveRequest) -> int:
     return 1 if openings.own else 0
 
 
-def _begun(request: _MoveRequest, keys: Any) -> PendingMove:
-    """A move that begins now: whatever stands against it is found before the app's logins are off."""
+def _prepared(request: _MoveRequest, keys: Identities | None) -> PendingMove:
+    """A move that is to begin: what stands against it is found before, and its final set is made."""
     output, name = request.output, request.app
     planned = _planned(request)
     if planned is None:
@@ -245,8 +250,16 @@ def _begun(request: _MoveRequest, keys: Any) -> PendingMove:
     if request.backup:
         final = final_set(reading, name, keys, output.progress, command=f"move {name}")
         pending = replace(pending, final_set=final)
-    write_move(request.state, pending)
     return pending
+
+
+def _begin(request: _MoveRequest, pending: PendingMove, keys: Identities | None) -> None:
+    """Writes the move down: the app's logins go off from here on. What an earlier run has left half done where the
+    app is now is finished before; nobody would look for it there any more."""
+    _, reading = request.engines(pending)
+    finish_interrupted(reading, keys, request.output, held=[request.app])
+    require_settled(request.state, request.app)
+    write_move(request.state, pending)
 
 
 def _require_same(request: _MoveRequest, begun: PendingMove) -> None:

@@ -17,6 +17,7 @@ from multidb.alternation import require_not_rotating
 from multidb.backup.cloning import shared_options
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
+from multidb.backup.places import require_not_following, require_settled
 from multidb.backup.restoring import require_unbound
 from multidb.backup.run import final_set
 from multidb.backup.sets import declaration
@@ -198,6 +199,7 @@ def _show(request: _Request, drafted: renaming.Renaming) -> list[str]:
     """
     output, old, new = request.output, request.old, request.new
     require_not_rotating(request.state, old)
+    require_not_following(request.state, old)
     project = request.run.project()
     engine = _engine(request, project)
     with output.working():
@@ -297,6 +299,7 @@ def _copied(request: _Request, begun: Rename | None, final: str, progress: Progr
     engine.fleet.start(old)
     finish_interrupted(engine, identities(request.identity, os.environ), output, held=[old, new])
     if begun is None:
+        require_settled(engine.state, old)
         _require_room(request, engine)
         now = datetime.now(UTC)
         begun = Rename(old, new, RenamePhase.COPYING, now.replace(microsecond=0), final)

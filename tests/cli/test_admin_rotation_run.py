@@ -19,6 +19,7 @@ from multidb.runtime.ledger import Ledger
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.support.command import REPOSITORY, Folder, project_folder
+from tests.support.stopped import kill, stopped_at
 
 pytestmark = pytest.mark.server
 
@@ -189,6 +190,27 @@ def test_killed_anywhere_every_command_gets_in_and_the_same_again_finishes(
         kept = ProjectState(folder.path).secrets.refs(f"@{store}")
         assert kept == {admin_ref(store, store)}, number
     assert len(phases - {None}) >= 2, phases
+
+
+@pytest.mark.parametrize("store", ["postgres", pytest.param("redis", marks=pytest.mark.rare)])
+@pytest.mark.parametrize("step", ["AdminRotation._adopt", pytest.param("AdminRotation.finish", marks=pytest.mark.rare)])
+def test_where_the_state_was_lost_in_the_middle_it_is_known_from_the_passwords(
+    folder: Folder, store: str, step: str
+) -> None:
+    before = admin(folder, store)
+    process = stopped_at(folder, f"multidb.admin_rotation:{step}", "rotate", "--admin", "--store", store, "--yes")
+    assert process is not None
+    kill(process)
+    with ProjectState(folder.path).change("admin-rotation") as section:
+        section.clear()
+    folder.ok("plan", "--check")
+    folder.ok("rotate", "--admin", "--store", store, "--yes")
+    assert not let_in(folder, store, before)
+    assert let_in(folder, store, admin(folder, store))
+    assert ProjectState(folder.path).secrets.refs(f"@{store}") == {admin_ref(store, store)}
+    assert [finding["level"] for finding in folder.ok("doctor", "--json").json()["findings"]].count("error") == 0
+    folder.ok("restart", store)
+    folder.ok("plan", "--check")
 
 
 def test_servers_of_others_are_told_what_to_do(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from tests.support.command import Folder, Ran
-from tests.support.importing import PASSWORD, databases, emptied, importing_project, there
+from tests.support.importing import MANIFEST, PASSWORD, databases, emptied, importing_project, there
 from tests.support.postgres_servers import Cluster, cluster
 from tests.support.stopped import kill, stopped_at
 
@@ -245,6 +245,26 @@ def test_a_table_that_is_made_anew_at_the_source_is_no_reason_to_lose_it(
     assert there(folder) == []
     assert run(folder, "--abort").code == 0
     assert left_at(source) == []
+
+
+def test_what_would_take_the_place_away_is_refused_before_its_logins_are_off(folder: Folder, old: str) -> None:
+    assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
+    elsewhere = MANIFEST.replace("shop: {stores: [postgres]}", "shop: {stores: [postgres], postgres: {schema: shop}}")
+    elsewhere = elsewhere.replace("{schema: shop}", "{database: unity, schema: shop}")
+    cloned = MANIFEST.replace("shop: {stores", "shop: {labels: {clone_of: other}, stores")
+    for manifest, command in (
+        (MANIFEST, ("rename-app", "shop", "store", "--no-backup", "--yes-destroy", "shop")),
+        (elsewhere, ("move", "shop", "--no-backup", "--yes-destroy", "shop")),
+        (cloned, ("clone", "other", "shop", "--replace")),
+    ):
+        folder.manifest(manifest)
+        refused = folder.run(*command)
+        assert (refused.code, "multidb import shop --cutover" in refused.err) == (3, True), refused.err
+        folder.manifest(MANIFEST)
+        folder.ok("plan", "--check")
+        assert there(folder) == []
+        assert [ProjectState(folder.path).read(section) for section in ("renames", "moves", "closed")] == [{}, {}, {}]
+    assert run(folder, "--abort").code == 0
 
 
 STEPS = (

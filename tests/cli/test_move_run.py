@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
 from tests.support.stopped import kill, stopped_at
 
@@ -184,6 +185,30 @@ def test_back_before_all_is_there_and_other_commands_wait(folder: Folder) -> Non
     assert folder.variables("brain") == env
     assert on_server(folder) == {"brain"}
     folder.ok("plan", "--check")
+
+
+def test_a_restore_that_was_killed_is_finished_where_it_was_begun(folder: Folder) -> None:
+    """Once the app is on its way elsewhere, nobody would look for it there."""
+    before = counted(folder)
+    (made,) = folder.ok("backup", "brain", "--json").json()["sets"]
+    with entered(folder, "brain") as brain:
+        brain.execute("DELETE FROM notes")
+    step = "multidb.backup.restoring:_Restore._exchange"
+    process = stopped_at(folder, step, "restore", made["set"], "--replace", "--no-safety-set")
+    assert process is not None
+    kill(process)
+    folder.manifest(SHARED)
+    (folder.path / "sets").rename(folder.path / "away")
+    command = ("move", "brain", "--no-backup", "--yes-destroy", "brain", "--accept")
+    refused = folder.run(*command)
+    assert (refused.code, "a restore of it was interrupted" in refused.err) == (3, True), refused.err
+    assert ProjectState(folder.path).read("moves") == {}
+    (folder.path / "away").rename(folder.path / "sets")
+    folder.ok(*command)
+    assert counted(folder) == (*before[:2], ["mind", "extensions"])
+    folder.manifest(MANIFEST)
+    folder.ok("move", "brain", "--no-backup", "--yes-destroy", "brain")
+    assert (counted(folder), on_server(folder)) == (before, {"brain"})
 
 
 def test_a_set_of_the_old_place_comes_back_and_single_tables_of_it_do_not(folder: Folder) -> None:

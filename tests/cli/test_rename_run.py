@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import neo4j
@@ -14,9 +15,10 @@ import psycopg
 import pytest
 import redis
 
+from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
-from tests.support.stopped import kill, stopped_at
+from tests.support.stopped import go_on, kill, stopped_at
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
@@ -194,6 +196,29 @@ def test_back_before_all_is_there_with_the_credentials_that_it_had(folder: Folde
     assert read(env) == before
     assert (folder.path / "multidb.yaml").read_text() == text
     assert not [name for name in on_postgres(folder) if name.startswith("bea")]
+    folder.ok("plan", "--check")
+
+
+def test_a_transaction_that_is_prepared_at_the_last_moment_is_not_lost(folder: Folder) -> None:
+    env = folder.variables("bob")
+    place = urlsplit(env["DATABASE_URL"])
+    password = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
+    assert password is not None
+    admin = {"host": place.hostname, "port": place.port, "user": "postgres", "password": password.reveal()}
+    with psycopg.connect(**admin, dbname="postgres", autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET max_prepared_transactions = 2")
+    folder.ok("restart", "postgres")
+    step = "multidb.renaming:removal.suspend"
+    process = stopped_at(folder, step, "rename-app", "bob", "bea", "--no-backup", "--yes-destroy", "bob")
+    assert process is not None
+    with psycopg.connect(owning(env), autocommit=True) as connection:
+        connection.execute("BEGIN; CREATE TABLE late (); PREPARE TRANSACTION 'late'")
+    code, said = go_on(process)
+    assert (code, "prepared transaction late" in said, "--abort" in said) == (3, True, True), said
+    folder.ok("rename-app", "bob", "bea", "--abort")
+    with psycopg.connect(owning(env), autocommit=True) as connection:
+        connection.execute("COMMIT PREPARED 'late'")
+        connection.execute("DROP TABLE late")
     folder.ok("plan", "--check")
 
 

@@ -125,8 +125,20 @@ STATE = {
         "making": {"ann": {"folder": f"shop/ann/{ID}", "to": ["sets/"]}},
         "paused": {"ann": {}},
         "verifying": {"ann": {"stores": ["postgres"]}},
-        "restoring": {"ann": {"set": ID, "of": "ann", "target": "sets/", "stores": ["postgres"], "phase": "loading"}},
-        "importing": {"ann": {"sources": {"postgres": "postgresql://a@h/d"}, "phase": "loading"}},
+        "restoring": {
+            "ann": {
+                "set": ID,
+                "of": "ann",
+                "target": "sets/",
+                "stores": ["postgres"],
+                "phase": "exchanging",
+                "lasting": ["postgres"],
+                "exchanged": ["postgres"],
+            }
+        },
+        "importing": {
+            "ann": {"sources": {"postgres": "postgresql://a@h/d"}, "phase": "exchanging", "exchanged": ["postgres"]}
+        },
         "following": {
             "ann": {
                 "sources": {"postgres": "postgresql://a@h/d"},

@@ -1,0 +1,119 @@
+"""Restores through the command line that were killed while places were exchanged: what the app writes until another
+command finishes them is not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import redis
+
+from multidb.backup.journal import RESTORING, Journal
+from multidb.state import ProjectState
+from tests.support.command import Folder, project_folder
+from tests.support.stopped import kill, stopped_at
+
+pytestmark = pytest.mark.server
+
+MANIFEST = """\
+version: 1
+project: back
+runtime: embedded
+apps:
+  ann: {stores: [postgres, redis], files: [uploads/]}
+backup: {to: [sets/], verify: never}
+"""
+Contents = tuple[set[str], set[str], set[str]]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with project_folder("back-", MANIFEST) as made:
+        (made.path / "uploads").mkdir()
+        made.ok("up")
+        made.ok("apply", "--yes")
+        with entered(made) as ann:
+            ann.execute("CREATE TABLE notes (note text)")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def set_id(folder: Folder) -> str:
+    write(folder, "of the set")
+    (made,) = folder.ok("backup", "ann", "--json").json()["sets"]
+    return str(made["set"])
+
+
+def entered(folder: Folder) -> psycopg.Connection[tuple[str]]:
+    return psycopg.connect(folder.variables("ann")["DATABASE_URL"], autocommit=True)
+
+
+def write(folder: Folder, note: str) -> None:
+    """The app writes it everywhere."""
+    with entered(folder) as ann:
+        ann.execute("INSERT INTO notes VALUES (%s)", [note])
+    with redis.Redis.from_url(folder.variables("ann")["REDIS_URL"]) as client:
+        client.set(note, "1")
+    (folder.path / "uploads" / note).write_text(note)
+
+
+def contents(folder: Folder) -> Contents:
+    with entered(folder) as ann, redis.Redis.from_url(folder.variables("ann")["REDIS_URL"]) as client:
+        notes = {note for (note,) in ann.execute("SELECT note FROM notes")}
+        keys = {key.decode() for key in client.scan_iter()}
+    return notes, keys, {path.name for path in (folder.path / "uploads").iterdir()}
+
+
+OLD, SINCE = {"of the set"}, {"of the set", "since"}
+STEPS = (
+    ("multidb.backup.restoring:Journal.end", (SINCE, SINCE, SINCE)),
+    ("multidb.backup.restoring:_Restore._note_exchanged", (SINCE, OLD, OLD)),
+    pytest.param("multidb.backup.restoring:_Restore._exchange", (OLD, OLD, OLD), marks=pytest.mark.rare),
+    pytest.param("multidb.backup.restoring:_Restore._note_exchanged#2", (SINCE, SINCE, OLD), marks=pytest.mark.rare),
+    pytest.param("multidb.backup.restoring:_Restore._exchange_files", (SINCE, SINCE, OLD), marks=pytest.mark.rare),
+)
+
+
+@pytest.mark.parametrize(("step", "kept"), STEPS)
+def test_what_is_written_to_a_place_that_was_exchanged_stays(
+    folder: Folder, set_id: str, step: str, kept: Contents
+) -> None:
+    write(folder, "before")
+    process = stopped_at(folder, step, "restore", set_id, "--replace", "--no-safety-set")
+    assert process is not None, f"it never came to {step}"
+    kill(process)
+    told = folder.run("doctor", "--json").json()["findings"]
+    assert [finding["message"] for finding in told if finding["subject"] == "app ann"] == [
+        "a restore of it was interrupted, and may have given it some of its data"
+    ]
+    folder.ok("apply", "--yes")
+    write(folder, "since")
+    folder.ok("backup", "ann")
+    assert contents(folder) == kept
+    assert Journal(ProjectState(folder.path)).open(RESTORING) == {}
+
+
+@pytest.mark.rare
+def test_what_was_loaded_waits_for_the_target_while_other_scratch_places_go(folder: Folder, set_id: str) -> None:
+    """A restore that cannot be finished now, beside a set that was being tried: what it has loaded is not cleared."""
+    write(folder, "before")
+    step = "multidb.backup.restoring:_Restore._exchange"
+    process = stopped_at(folder, step, "restore", set_id, "--replace", "--no-safety-set")
+    assert process is not None
+    kill(process)
+    state = ProjectState(folder.path)
+    Journal(state).begin("verifying", "ann", {"stores": ["postgres", "redis"]})
+    sets = folder.path / "sets"
+    sets.rename(folder.path / "away")
+    try:
+        refused = folder.run("backup", "ann")
+        assert (refused.code != 0, "a restore of it is unfinished" in refused.err + refused.out) == (True, True)
+        assert Journal(state).open("verifying") == {}
+    finally:
+        for left in (sets, sets.with_name("removed")):
+            if left.exists():
+                left.rename(folder.path / "made-meanwhile")
+        (folder.path / "away").rename(sets)
+    folder.ok("backup", "ann")
+    assert contents(folder) == (OLD, OLD, OLD)

@@ -297,7 +297,7 @@ def test_a_set_of_a_newer_server_is_refused_before_anything_is_loaded(site: Site
 def test_neither_argument_lists_nor_errors_have_the_password(site: Site) -> None:
     program = programs.find("pg_dump", 15, "here")
     server, password = site.served.server(), site.served.admin()
-    arguments = programs.dump_arguments(programs.address(program, server, "no such database"), "1-1")
+    arguments = programs.dump_arguments(programs.address(program, server, "no such database"), "1-1", "UTF8")
     assert password.reveal() not in " ".join(arguments)
     with pytest.raises(ArchiveError, match="no such database") as raised:  # noqa: SIM117
         with programs.running(program, arguments, password, "here") as output:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import pytest
 
 from multidb.provisioners.postgres.backup.bound import Beyond
-from multidb.provisioners.postgres.backup.loading import Step, schema_apart, steps
+from multidb.provisioners.postgres.backup.loading import Step, calls_apart, schema_apart, steps, unpinned
 
 _TABLE = "1; 1259 100 TABLE public t owner"
 _SCHEMA = "2; 2615 101 SCHEMA - ext owner"
@@ -83,3 +85,32 @@ def test_what_takes_an_admin_is_left_out() -> None:
     ]
     beyond = Beyond(entries=frozenset({(6104, 16501)}), lines=("COMMENT - PUBLICATION everything ",))
     assert steps("\n".join([*lines, *kept]), frozenset(), [], beyond) == ([Step(kept)], [])
+
+
+def test_what_calls_functions_and_names_none_is_loaded_apart() -> None:
+    rows, more = "13; 0 100 TABLE DATA public t owner", "15; 0 110 TABLE DATA public u owner"
+    objects, after = "14; 0 0 BLOBS - BLOBS ", Step([_ATTACH], in_order=True)
+    first, last = [Step([_TABLE, rows, objects, more, _INDEX, _FILLING]), after], [Step([_SECURITY], in_order=True)]
+    assert calls_apart(first, last) == (
+        [Step([_TABLE]), Step([rows, more], calls=True), Step([objects, _INDEX]), after],
+        [Step([_SECURITY], in_order=True), Step([_FILLING], in_order=True, calls=True)],
+    )
+    late = [Step([_FILLING, _COMMENT], in_order=True)]
+    assert calls_apart([Step([_TABLE, _INDEX])], late) == (
+        [Step([_TABLE, _INDEX])],
+        [Step([_COMMENT], in_order=True), Step([_FILLING], in_order=True, calls=True)],
+    )
+
+
+def test_a_dump_is_what_it_was_once_it_was_loaded() -> None:
+    statement = b"SELECT pg_catalog.set_config('search_path', '', false);"
+    written = b"PGDMP" + statement + b"rows " + statement
+    with tempfile.TemporaryFile() as dump:
+        dump.write(written)
+        dump.flush()
+        with unpinned(dump):
+            dump.seek(0)
+            meanwhile = dump.read()
+        dump.seek(0)
+        assert dump.read() == written
+        assert meanwhile == b"PGDMP" + b"RESET search_path;".ljust(len(statement)) + b"rows " + statement

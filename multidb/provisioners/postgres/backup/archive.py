@@ -47,10 +47,12 @@ from multidb.provisioners.postgres.backup.dump import held, reading
 from multidb.provisioners.postgres.backup.dump_file import PostgresDumpFile
 from multidb.provisioners.postgres.backup.followed import FollowedPostgres
 from multidb.provisioners.postgres.backup.source import PostgresSource
+from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.roles import AppNames
+from multidb.provisioners.postgres.provision.setting_values import members
 from multidb.secrets import Secret
 
 __all__ = ["PostgresArchive"]
@@ -197,7 +199,9 @@ class PostgresArchive:
             source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             roles = [*databases.delegates.neighbours(new.app), delegate.name]
             before = AdminInside(inside).of_others(roles)
-            archive_tables.exchange(source, target, role, tables, script, part.measures)
+            kept = restore.kept_rights(databases, new, part, role)
+            expected = archive_tables.Expected(part.measures, kept, _surroundings(target, AppNames.of(new.app.id).user))
+            archive_tables.exchange(source, target, role, tables, script, expected)
             restore.require_none_of_others(AdminInside(inside).of_others(roles) - before, databases.where)
 
     def run_script(self, app: App, text: str) -> None:
@@ -216,6 +220,12 @@ class PostgresArchive:
                     target.ask("SELECT set_config($1, $2, false)", (name, value))
             target.execute(f"SET ROLE {identifier(role)}", "SET statement_timeout = 0")
             target.script(text)
+
+
+def _surroundings(connection: Connection, login: str) -> programs.Surroundings:
+    """What the login has of its own settings when it writes rows in this database."""
+    path = members(connection.ask(contents.PATH, (login,))) if connection.ask(contents.CALLS) == "t" else ()
+    return programs.Surroundings(connection.ask(contents.ZONE, (login,)) or programs.USUAL_ZONE, path)
 
 
 def _own(source: ImportSource) -> PostgresSource:

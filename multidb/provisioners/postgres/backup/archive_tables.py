@@ -8,17 +8,19 @@ refused. Until the transaction ends the app has the old tables, and then all of 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from multidb.errors import ArchiveError, Refused, ServerError
 from multidb.model import Measures, listed
 from multidb.provisioners.postgres.backup import contents, storage
+from multidb.provisioners.postgres.backup.programs import USUAL, USUAL_ZONE, Surroundings
 from multidb.provisioners.postgres.driver.connection import Connection
+from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 
-__all__ = ["exchange", "find"]
+__all__ = ["Expected", "exchange", "find"]
 
 _WORK = 24 * 3600.0  # seconds for one statement that may run what the app has made
 _IN_USE = frozenset({"55P03", "40P01"})
@@ -143,13 +145,27 @@ class _Table:
     sequences: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the set says of its tables.
+
+    Args:
+        kept: who may do what with single things, where that is not what every new one gets.
+        surroundings: in which rows are written: checks of the app may tell days by them, and look names up.
+    """
+
+    measures: Measures
+    kept: Sequence[rights.Right] = ()
+    surroundings: Surroundings = USUAL
+
+
 def exchange(
     source: Connection,
     target: Connection,
     role: str,
     names: Sequence[str],
     script: Callable[[Sequence[str], str], str],
-    expected: Measures,
+    expected: Expected,
 ) -> None:
     """Makes the tables `names` of the database at `target` what they are in the one at `source`, or changes nothing.
 
@@ -157,7 +173,6 @@ def exchange(
         source: the admin's, in a database that nobody else uses.
         target: of a login that may become `role`, who owns what is made.
         script: what pg_dump writes of tables (patterns) in a section.
-        expected: of the set.
 
     Raises:
         Refused: a view is made of one of them; says which.
@@ -191,7 +206,10 @@ def exchange(
     _make_again(target, keys, [table.name for table in tables if table.forced])
     _do(target, *_statistics(json.loads(source.ask(_STATISTICS, asked))), *_in_publications(published))
     _do(target, *(f"REVOKE {right} FROM {identifier(role)}" for right in lacking))
-    _do(target, *(column.declared for column in columns), "COMMIT")
+    _do(target, *(column.declared for column in columns))
+    names_made = {name for table in tables for name in (table.name, *table.sequences)}
+    _give_rights(source, target, role, expected.kept, names_made)
+    _do(target, "COMMIT")
 
 
 def _published(version: int) -> str:
@@ -219,22 +237,55 @@ def _statistics(statistics: Sequence[Sequence[Any]]) -> Iterator[str]:
             yield f"COMMENT ON STATISTICS {name} IS {literal(comment)}"
 
 
-def _fill(source: Connection, target: Connection, table: _Table, expected: Measures) -> None:
+def _fill(source: Connection, target: Connection, table: _Table, expected: Expected) -> None:
     """Its rows and the positions of its sequences; compared with the set while no row security hides any."""
     if table.rows:
         what = f"{table.name} ({', '.join(table.written)})" if table.written else table.name
+        around = expected.surroundings
+        path = ", ".join(map(identifier, around.path)) or "''"
+        _do(target, f"SET TimeZone = {literal(around.zone or USUAL_ZONE)}", f"SET search_path = {path}")
         try:
             source.copy_to(f"COPY {what} TO STDOUT", target, f"COPY {what} FROM STDIN")
         except ServerError as error:
             raise _failed(error.message) from None
+        _do(target, f"SET TimeZone = {literal(USUAL_ZONE)}", "SET search_path = ''")
         name = f"table {table.name}"
         count, digest = contents.rows(lambda query: target.ask(query, ()), table.name, table.columns)
-        if (count, digest) != (expected.counts[name], expected.fingerprints[name]):
+        if (count, digest) != (expected.measures.counts[name], expected.measures.fingerprints[name]):
             raise ArchiveError(f"{name}: restored, it is not what was backed up", hint="take another set")
     for sequence in table.sequences:
         position = f"SELECT json_build_array(last_value, is_called) FROM {sequence}"  # noqa: S608
         last, called = json.loads(source.ask(position, ()))
         _do(target, f"SELECT pg_catalog.setval({literal(sequence)}, {last}, {str(called).lower()})")
+
+
+def _give_rights(
+    source: Connection, target: Connection, role: str, kept: Sequence[rights.Right], names: Collection[str]
+) -> None:
+    """Who may do what with what is made, as the set has it: what is new has what every new thing gets.
+
+    Args:
+        names: of tables and sequences, as the server writes them.
+    """
+    kept = [right for right in kept if right.type in ("table", "sequence")]
+    things = _resolved(source, kept)
+    ours = [right for right, thing in zip(kept, things, strict=True) if thing is not None and thing.identity in names]
+    pairs = [(right, thing) for right, thing in zip(ours, _resolved(target, ours), strict=True) if thing is not None]
+    _do(target, *(text for right, thing in pairs for text in rights.given(right, thing)))
+    for right, thing in pairs:
+        for text, otherwise in rights.passed_on(right, thing):
+            # Who gave it may have lost its way to the thing since: the owner then gives the same.
+            answer = target.send(f"SAVEPOINT passing; {text}; RELEASE passing", within=_WORK)
+            if answer.refusal is not None:
+                _do(target, "ROLLBACK TO passing")
+            if answer.refusal is not None or answer.warnings:
+                _do(target, f"SET ROLE {identifier(role)}", otherwise)
+    _do(target, f"SET ROLE {identifier(role)}")
+
+
+def _resolved(connection: Connection, kept: Sequence[rights.Right]) -> list[rights.Thing | None]:
+    asked = json.dumps([[right.type, right.names, right.args] for right in kept], ensure_ascii=False)
+    return rights.things(json.loads(connection.ask(rights.resolution(), (asked,))))
 
 
 def _make_again(target: Connection, keys: Sequence[Sequence[Any]], forced: Sequence[str]) -> None:

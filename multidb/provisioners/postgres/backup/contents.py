@@ -18,6 +18,7 @@ from multidb.provisioners.postgres.provision.quoting import literal
 
 __all__ = [
     "BESIDE_SCHEMA",
+    "CALLS",
     "EMPTY",
     "EXTENSIONS",
     "EXTENSION_COMMENTS",
@@ -27,13 +28,16 @@ __all__ = [
     "LOCK_TIMEOUT",
     "OUTWARD",
     "OWNED",
+    "PATH",
     "POLICIES",
     "READING",
     "SCHEMAS",
     "SESSION",
     "SETTINGS",
     "STATEMENT_LIMIT",
+    "STORED_EVERYWHERE",
     "UNREADABLE",
+    "ZONE",
     "Contents",
     "Table",
     "read",
@@ -88,6 +92,35 @@ STORED_SETTINGS = """
 SELECT coalesce(json_agg(json_build_array(r.rolname, s.setconfig)), '[]')
 FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
 WHERE d.datname = current_database()"""
+
+# $1: roles (JSON array). By role, what is set for it in whichever database it is.
+STORED_EVERYWHERE = """
+SELECT coalesce(json_agg(json_build_array(r.rolname, s.setconfig) ORDER BY r.rolname), '[]')
+FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+WHERE s.setdatabase = 0 AND r.rolname IN (SELECT json_array_elements_text($1::json))"""
+
+# $1: a login. What is set for it, or for this database.
+_SET_FOR = """(
+  SELECT substr(line, strpos(line, '=') + 1)
+  FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) line, pg_database d
+  WHERE d.datname = current_database() AND lower(split_part(line, '=', 1)) = '{}'
+    AND (s.setrole = 0 AND s.setdatabase = d.oid OR r.rolname = $1 AND s.setdatabase IN (0, d.oid))
+  ORDER BY s.setrole <> 0 DESC, s.setdatabase <> 0 DESC LIMIT 1)"""
+
+# $1: a login. The time zone that it works in; empty: the server's.
+ZONE = f"SELECT coalesce({_SET_FOR.format('timezone')}, '')"
+
+# Whether a load may call functions that look names up: checks of rows, generated columns, materialized views.
+CALLS = """
+SELECT EXISTS (
+  SELECT FROM pg_depend d JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+  JOIN pg_language l ON l.oid = p.prolang
+  WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal')
+    AND (d.classid IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass) OR d.classid = 'pg_rewrite'::regclass
+         AND EXISTS (SELECT FROM pg_class WHERE relkind = 'm')))"""
+
+# $1: a login. Where it looks names up.
+PATH = f"SELECT coalesce({_SET_FOR.format('search_path')}, '\"$user\", public')"
 
 # $1: a login. What it is given when it connects to this database, beside the role that it becomes.
 SETTINGS = """

@@ -13,7 +13,7 @@ from multidb.model import App, Place, PlaceKind, Server
 from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup import programs
 from multidb.provisioners.postgres.backup.delegate import Delegate, Delegates
-from multidb.provisioners.postgres.backup.programs import Program
+from multidb.provisioners.postgres.backup.programs import Program, Surroundings
 from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
@@ -29,7 +29,7 @@ _DENIED = "42501"
 # $1: names (JSON array). What has to be known of these databases to make one like it, or to put one in its place.
 _DATABASES = """
 SELECT coalesce(json_object_agg(d.datname, json_build_object(
-  'mark', c.description, 'open', d.datallowconn, 'limit', d.datconnlimit,
+  'mark', c.description, 'open', d.datallowconn, 'limit', d.datconnlimit, 'template', d.datistemplate,
   'encoding', pg_encoding_to_char(d.encoding), 'collate', d.datcollate, 'ctype', d.datctype,
   'tablespace', (SELECT spcname FROM pg_tablespace s WHERE s.oid = d.dattablespace),
   'provider', {provider}, 'locale', {locale}, 'rules', {rules}, 'version', {version},
@@ -112,6 +112,10 @@ class Databases:
         databases: dict[str, Mapping[str, Any]] = json.loads(self.main.ask(query, (json.dumps(names),)))
         return databases
 
+    def encoding_of(self, name: str) -> str:
+        """That of a database which is there, as the server calls it."""
+        return str(self.find(name)[name]["encoding"])
+
     def make(self, name: str, words: str, comment: str) -> None:
         """A new database that nobody but the admin may connect to."""
         quoted = identifier(name)
@@ -125,7 +129,7 @@ class Databases:
 
     def drop(self, name: str, database: Mapping[str, Any]) -> None:
         """Drops it, whoever is connected. Prepared transactions and subscriptions keep a database, and only inside it
-        can they be ended.
+        can they be ended; that it is a template keeps it, too.
 
         Args:
             database: as `find` has it.
@@ -136,6 +140,8 @@ class Databases:
                 for transaction in database["prepared"]:
                     AdminInside(connection).roll_back(str(transaction))
         self.end_subscriptions(name)
+        if database["template"]:
+            self.main.execute(f"ALTER DATABASE {identifier(name)} IS_TEMPLATE false")
         self._send_again(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
 
     def end_subscriptions(self, name: str) -> None:
@@ -192,9 +198,15 @@ class Databases:
         tls = programs.needs_tls(server.endpoint)
         return programs.find(name, self.major, self.where, server.container, dump=dump, tls=tls)
 
-    def address(self, program: Program, delegate: Delegate, database: str) -> str:
+    def address(
+        self, program: Program, delegate: Delegate, database: str, surroundings: Surroundings = programs.USUAL
+    ) -> str:
         """Where the program finds the database, as libpq reads it."""
-        return programs.address(program, delegate.server, database, self.main.version)
+        return programs.address(program, delegate.server, database, self.main.version, surroundings)
+
+    def knows_zone(self, zone: str) -> bool:
+        """Whether the server has this time zone."""
+        return self.main.send(f"SELECT set_config('TimeZone', {literal(zone)}, true)").refusal is None
 
     def timer(self, delegate: Delegate) -> ProgressTimer:
         """The timer of a program that works by this login."""

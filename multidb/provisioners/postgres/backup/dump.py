@@ -30,6 +30,7 @@ from multidb.provisioners.postgres.provision.databases import Home, home
 from multidb.provisioners.postgres.provision.marks import parse_mark
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
+from multidb.provisioners.postgres.provision.roles import AppNames
 from multidb.provisioners.postgres.provision.script import printable
 
 __all__ = ["LOOK_INTERVAL", "FILE", "backup", "held", "reading"]
@@ -81,7 +82,8 @@ def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Prog
         try:
             with writer.file(FILE) as file:
                 address = databases.address(program, delegate, live.name)
-                arguments = programs.dump_arguments(address, snapshot, left_out, where.schema)
+                encoding = details["locale"]["encoding"]
+                arguments = programs.dump_arguments(address, snapshot, encoding, left_out, where.schema)
                 with programs.running(program, arguments, delegate.password, databases.where) as output:
                     written = 0
                     for chunk in _flow(databases, output, delegate, live.name):
@@ -110,17 +112,23 @@ def _details(
     databases: Databases, app: App, program: Program, delegate: Delegate, connection: Connection
 ) -> dict[str, Any]:
     """What a restore has to know beside the dump, read in the transaction of the snapshot."""
-    place, roles = home(app), databases.delegates.roles(app)
+    place, roles, login = home(app), databases.delegates.roles(app), AppNames.of(app.id).user
     database = databases.find(place.database)[place.database]
     document = json.loads(connection.ask(bound.inside(databases.main.version, roles)))
     extensions = json.loads(connection.ask(contents.EXTENSIONS))
     given = json.loads(connection.ask(rights.query(literal(identifier(delegate.role)))))
     settings = json.loads(connection.ask(contents.STORED_SETTINGS))
+    everywhere = json.loads(connection.ask(contents.STORED_EVERYWHERE, (json.dumps(roles),)))
     if place.schema is not None:
         document, given = bound.of_schema(document, place.schema), rights.of_schema(given, place.schema, roles)
-        settings = []  # those of its logins stay as they are: no exchange of a schema touches them
+        settings = everywhere = []  # those of its logins stay as they are: no exchange of a schema touches them
     beyond = bound.beyond(document)
     notes = [*beyond.notes, *_extension_notes(extensions, given["members"], roles)]
+    if place.schema is None and (strangers := rights.strangers(given, roles)):
+        notes.append(
+            f"rights of {listed(strangers, 10)} in it do not come back, who are none of the app's logins: whoever gave "
+            "them gives them again"
+        )
     if not databases.has_room(beyond.tablespaces, delegate.role):
         names = ", ".join(map(identifier, beyond.tablespaces))
         notes.append(
@@ -137,6 +145,9 @@ def _details(
         "rights": given,
         "locale": Locale.read(database).document(),
         "settings": settings,
+        "settings_everywhere": everywhere,
+        "zone": connection.ask(contents.ZONE, (login,)),
+        "path": connection.ask(contents.PATH, (login,)) if connection.ask(contents.CALLS) == "t" else None,
         "schema": place.schema,
         "beyond": document,
         "notes": notes,

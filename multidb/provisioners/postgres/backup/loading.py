@@ -7,13 +7,14 @@ an app's data lies in the container, whatever happens.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,17 +31,22 @@ __all__ = [
     "SHORTEST_LIMIT",
     "Step",
     "Target",
+    "calls_apart",
     "contents_of",
     "load",
     "named",
     "schema_apart",
     "steps",
     "table_of_contents",
+    "unpinned",
 ]
 
 # A load may take an hour, and besides as long as so many compressed bytes a second: a tenth of what a slow disk does.
 SHORTEST_LIMIT, _SLOWEST = 3600.0, 100_000
 _ENTRY = re.compile(r"[0-9]+; ([0-9]+) ([0-9]+) (.*)")  # of a table of contents: its number, catalog, oid, what it is
+_HEAD = 1 << 20  # bytes of a dump, at whose beginning it says how names are looked up
+_PINNING = b"SELECT pg_catalog.set_config('search_path', '', false);"
+_UNPINNING = b"RESET search_path;"  # to what the session has begun with
 _ROWS = "TABLE DATA "
 _SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
 _ATTACHING, _REFERRING, _COMMENT = "INDEX ATTACH ", "FK CONSTRAINT ", "COMMENT "
@@ -52,10 +58,12 @@ class Step:
 
     Args:
         in_order: one after the other, never at once.
+        calls: functions of the app may be called, and look names up where the session does; for a file of ours.
     """
 
     lines: Sequence[str]
     in_order: bool = False
+    calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +84,31 @@ class Target:
     tablespaces: bool = True
 
 
-def contents_of(program: Program, dump: BinaryIO | Path, where: str) -> str:
+def contents_of(program: Program, dump: BinaryIO | Path, where: str, encoding: str = "UTF8") -> str:
     """The table of contents of a dump, as `load` takes it.
 
     Args:
         dump: the file, or the folder of one in directory format.
+        encoding: in which it was written, as the server calls it; names in it are compared.
 
     Raises:
         ArchiveError: it is not a whole dump.
     """
     if program.inside is not None and not isinstance(dump, Path):
         dump.seek(0)
-        with programs.running(program, ["--list"], None, where, given=Input(feed=[dump])) as output:
-            return output.read().decode(errors="surrogateescape")
-    name, files = named(program, dump, where)
-    with programs.running(program, ["--list", name], None, where, given=Input(files=files)) as output:
-        return output.read().decode(errors="surrogateescape")
+        arguments, given = ["--list"], Input(feed=[dump])
+    else:
+        name, files = named(program, dump, where)
+        arguments, given = ["--list", name], Input(files=files)
+    with programs.running(program, arguments, None, where, given=given) as output:
+        return output.read().decode(_codec(encoding), errors="surrogateescape")
+
+
+def _codec(encoding: str) -> str:
+    """What Python calls an encoding of a server; for one without a name there, that of most."""
+    with contextlib.suppress(LookupError):
+        return codecs.lookup(encoding.replace("WIN", "cp").replace("KOI8", "koi8-")).name
+    return "utf-8"
 
 
 def steps(
@@ -155,6 +172,41 @@ def schema_apart(steps: Sequence[Step]) -> tuple[Step, list[Step]]:
     return Step(lines[:start]), [step for step in parted if step.lines]
 
 
+def calls_apart(first: Sequence[Step], last: Sequence[Step]) -> tuple[list[Step], list[Step]]:
+    """The same steps with what calls functions and names none by itself apart: the rows of tables, and last of all the
+    filling of materialized views."""
+    before: list[Step] = []
+    for step in first:
+        rows = [line for line in step.lines if _is(line, _ROWS)]
+        start = step.lines.index(rows[0]) if rows else len(step.lines)
+        rest = [line for line in step.lines[start:] if not _is(line, (_ROWS, _FILLING))]
+        parts = (Step(step.lines[:start], step.in_order), Step(rows, calls=True), Step(rest, step.in_order))
+        before += [part for part in parts if part.lines]
+    after = [replace(step, lines=[line for line in step.lines if not _is(line, _FILLING)]) for step in last]
+    views = [line for step in (*first, *last) for line in step.lines if _is(line, _FILLING)]
+    return before, [step for step in (*after, Step(views, in_order=True, calls=True)) if step.lines]
+
+
+def _is(line: str, starts: str | tuple[str, ...]) -> bool:
+    entry = _ENTRY.match(line)
+    return entry is not None and entry[3].startswith(starts)
+
+
+@contextlib.contextmanager
+def unpinned(dump: BinaryIO) -> Iterator[None]:
+    """Lets names be looked up where the session does while the dump is loaded. `pg_dump` has every load say that they
+    are looked up nowhere, which a function that is called then may need."""
+    at = os.pread(dump.fileno(), _HEAD, 0).find(_PINNING)
+    if at < 0:
+        yield
+        return
+    os.pwrite(dump.fileno(), _UNPINNING.ljust(len(_PINNING)), at)
+    try:
+        yield
+    finally:
+        os.pwrite(dump.fileno(), _PINNING, at)
+
+
 def _starts(texts: Sequence[str]) -> tuple[str, ...]:
     """How the lines of these begin: a line break in a name is a space there."""
     return tuple(re.sub("[\n\r]", " ", text) for text in texts)
@@ -174,6 +226,10 @@ def load(target: Target, dump: BinaryIO | Path, step: Step, *, timer: ProgressTi
     run = partial(programs.running, target.program, password=target.password, where=str(target.server), timer=timer)
     timer.moved()
     limit = SHORTEST_LIMIT + _size(dump) / _SLOWEST
+    if step.calls and not isinstance(dump, Path):
+        with unpinned(dump):
+            load(target, dump, replace(step, calls=False), timer=timer)
+        return
     if target.program.inside is not None and not isinstance(dump, Path):
         _load_inside(target, dump, step, run, limit)
         return

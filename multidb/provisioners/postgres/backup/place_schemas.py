@@ -28,7 +28,7 @@ from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.marks import RESTORED, mark, parse_mark
 from multidb.provisioners.postgres.provision.options import EXTENSION_SCHEMA
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
-from multidb.provisioners.postgres.provision.roles import PEER
+from multidb.provisioners.postgres.provision.roles import PEER, AppNames
 
 __all__ = ["discard", "leftovers", "replace", "require_unbound"]
 
@@ -109,7 +109,8 @@ def _bring(databases: Databases, new: Place, database: str, schema: str, role: s
         if hidden := json.loads(source.ask(contents.HIDDEN)):
             databases.delegates.see_all(delegate, hidden)
         program = databases.program("pg_dump")
-        arguments = programs.schema_arguments(databases.address(program, delegate, new.name), schema)
+        encoding = databases.encoding_of(new.name)
+        arguments = programs.schema_arguments(databases.address(program, delegate, new.name), schema, encoding)
         timer = databases.timer(delegate)
         with programs.running(program, arguments, delegate.password, databases.where, timer=timer) as output:
             while chunk := output.read(_CHUNK):
@@ -117,10 +118,17 @@ def _bring(databases: Databases, new: Place, database: str, schema: str, role: s
                 timer.moved()
         dump.flush()
         given = json.loads(source.ask(rights.query(literal(identifier(role)))))
-        details = {"policies": (), "storage": storage.find(source.ask, databases.main.version)}
+        with delegate.open(database) as shared:
+            login = AppNames.of(new.app.id).user
+            details = {
+                "policies": (),
+                "storage": storage.find(source.ask, databases.main.version),
+                "zone": shared.ask(contents.ZONE, (login,)),
+                "path": f"{identifier(schema)}, {EXTENSION_SCHEMA}" if source.ask(contents.CALLS) == "t" else None,
+            }
         part = Part("", "", "", True, Measures(), details)
         restoring = databases.program("pg_restore", program.major)
-        listing = loading.contents_of(restoring, dump, databases.where)
+        listing = loading.contents_of(restoring, dump, databases.where, encoding)
         lines = [line for line in listing.split("\n") if _ABOUT_SCHEMA not in line]
         load = Load(databases, live, part, role, {}, unwatched, restoring, dump)
         load.load_dump(delegate, "\n".join(lines), frozenset({schema}), Beyond())

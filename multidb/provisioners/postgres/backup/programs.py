@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Final
 
 from psycopg.conninfo import make_conninfo
 
@@ -37,8 +37,11 @@ from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.secrets import Secret, redact
 
 __all__ = [
+    "USUAL",
+    "USUAL_ZONE",
     "Input",
     "Program",
+    "Surroundings",
     "address",
     "candidates",
     "program_at",
@@ -61,6 +64,7 @@ _SHOWN = 600  # characters of what a failed program said
 _PIPE = 1 << 20  # bytes of output that may wait for us, where the system lets us say so
 _HEARD = 1 << 14  # bytes of it that are kept
 _FIRST_LINE = 5.0  # seconds
+USUAL_ZONE: Final = "UTC"
 _APART = 17  # programs of this version and newer restore into no older server
 
 
@@ -193,7 +197,29 @@ def needs_tls(endpoint: Endpoint) -> bool:
     return endpoint.tls or endpoint.params.get("sslmode") in ("require", "verify-ca", "verify-full")
 
 
-def address(program: Program, server: Server, database: str, version: int = OLDEST) -> str:
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a session has of its app's own settings.
+
+    Args:
+        zone: the time zone; None: the one that the server and the database say.
+        path: schemas in which names are looked up; none: the server's own.
+    """
+
+    zone: str | None = USUAL_ZONE
+    path: Sequence[str] = ()
+
+
+USUAL: Final = Surroundings()
+
+
+def address(
+    program: Program,
+    server: Server,
+    database: str,
+    version: int = OLDEST,
+    surroundings: Surroundings = USUAL,
+) -> str:
     """Where a program connects to, as libpq reads it; no password in it. In the server's container, its socket.
 
     What is stored for the database or the login is kept out of the session, as out of multidb's own.
@@ -203,6 +229,12 @@ def address(program: Program, server: Server, database: str, version: int = OLDE
     """
     endpoint = server.endpoint
     chosen = session_settings.settings(Powers(version), statement_timeout=0, lock_timeout=0, foreign=False)
+    if surroundings.zone is not None:
+        chosen["TimeZone"] = surroundings.zone
+    else:
+        del chosen["TimeZone"]
+    if surroundings.path:
+        chosen["search_path"] = ", ".join(map(identifier, surroundings.path))
     options = session_settings.options(chosen)
     if program.inside is not None:
         return make_conninfo(user=endpoint.user, dbname=database, options=options)
@@ -218,7 +250,12 @@ def address(program: Program, server: Server, database: str, version: int = OLDE
 
 
 def dump_arguments(
-    address: str, snapshot: str, without_rows: Sequence[str] = (), schema: str | None = None, role: str = ""
+    address: str,
+    snapshot: str,
+    encoding: str,
+    without_rows: Sequence[str] = (),
+    schema: str | None = None,
+    role: str = "",
 ) -> list[str]:
     """Writes a whole database, or one schema of it, as of an exported snapshot, to standard output.
 
@@ -226,6 +263,8 @@ def dump_arguments(
     restore by several connections has to step through all of them.
 
     Args:
+        encoding: the database's. Its text is written as it is: what clients are sent by a setting of the database's
+            own may lack some of its letters.
         without_rows: tables (patterns of psql) whose rows are left out.
         schema: the only one that is written: without extensions and large objects. None: all.
         role: that the login becomes first; empty: it stays what it is.
@@ -234,24 +273,26 @@ def dump_arguments(
     first += [f"--role={role}"] if role else []
     return [
         *first,
-        *("--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
+        *("--format=custom", "--compress=1", f"--encoding={encoding}", "--no-password", "--no-subscriptions"),
         *(f"--exclude-table-data={table}" for table in without_rows),
         *("--lock-wait-timeout=60s", f"--snapshot={snapshot}", f"--dbname={address}"),
     ]
 
 
-def schema_arguments(address: str, schema: str) -> list[str]:
-    """Writes one schema to standard output, as it is now."""
+def schema_arguments(address: str, schema: str, encoding: str) -> list[str]:
+    """Writes one schema to standard output, as it is now; `encoding` as for `dump_arguments`."""
     return [
-        *(f"--schema={identifier(schema)}", "--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
+        *(f"--schema={identifier(schema)}", "--format=custom", "--compress=1", f"--encoding={encoding}"),
+        *("--no-password", "--no-subscriptions"),
         *("--lock-wait-timeout=60s", f"--dbname={address}"),
     ]
 
 
 def tables_arguments(address: str, tables: Sequence[str], section: str) -> list[str]:
-    """Writes, as SQL, how tables (patterns of psql) are made: ``pre-data`` before their rows, ``post-data`` after."""
+    """Writes, as SQL in UTF-8, how tables (patterns of psql) are made: ``pre-data`` before their rows, ``post-data``
+    after."""
     return [
-        *("--no-password", "--no-owner", "--no-acl", "--no-publications", "--no-tablespaces"),
+        *("--encoding=UTF8", "--no-password", "--no-owner", "--no-acl", "--no-publications", "--no-tablespaces"),
         *(f"--section={section}", *(f"--table={table}" for table in tables), f"--dbname={address}"),
     ]
 

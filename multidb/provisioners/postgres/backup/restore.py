@@ -11,16 +11,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from multidb.errors import ArchiveError, NotAllowed, Refused, ServerError, WrongVersion
+from multidb.errors import ArchiveError, NotAllowed, Refused, WrongVersion
 from multidb.model import App, ArchiveReader, Part, Place, PlaceKind, Progress, listed
-from multidb.provisioners.postgres.backup import bound, configuration, conversions, extensions, loading, storage
+from multidb.provisioners.postgres.backup import (
+    bound,
+    configuration,
+    contents,
+    conversions,
+    extensions,
+    grants,
+    loading,
+    programs,
+    storage,
+)
 from multidb.provisioners.postgres.backup.bound import Beyond
 from multidb.provisioners.postgres.backup.databases import Databases, same_from_elsewhere
 from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.backup.dump import FILE
 from multidb.provisioners.postgres.backup.place_databases import make_like_set
 from multidb.provisioners.postgres.backup.programs import Program
-from multidb.provisioners.postgres.driver.connection import Answer, Connection
+from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
@@ -29,12 +39,12 @@ from multidb.provisioners.postgres.provision.marks import UNFINISHED, mark, pars
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, derived_names
 from multidb.provisioners.postgres.provision.script import printable
+from multidb.provisioners.postgres.provision.setting_values import members
 
-__all__ = ["Load", "require_none_of_others", "require_same_kind", "restore"]
+__all__ = ["Load", "kept_rights", "require_none_of_others", "require_same_kind", "restore"]
 
 _MAGIC = b"PGDMP"
 _CHUNK = 1 << 20
-_AT_ONCE = 500  # statements in one message
 _NO_PROVIDER = "22023"
 
 # $1: a setting. Whether everybody may set it. One that the server does not know may become an extension's: not that.
@@ -81,7 +91,7 @@ def restore(
     role = databases.owner_of(place)
     with _lying(lying, reader, place.app, progress) as dump:
         load = Load(databases, place, part, role, _roles(databases, place, part, role), progress, program, dump)
-        listing = loading.contents_of(program, dump, databases.where)
+        listing = loading.contents_of(program, dump, databases.where, databases.encoding_of(place.name))
         if place.kind is not PlaceKind.LIVE:
             databases.main.execute(f"GRANT CREATE ON DATABASE {identifier(place.name)} TO {identifier(role)}")
         roles = databases.delegates.roles(place.app)
@@ -208,6 +218,22 @@ def _roles(databases: Databases, place: Place, part: Part, role: str) -> Mapping
     return {**{name: other if other in here else None for name, other in ours.items()}, f"{source}_owner": role}
 
 
+def kept_rights(databases: Databases, place: Place, part: Part, role: str) -> Sequence[rights.Right]:
+    """Who may do what with single things of the set, for the roles of `place.app`."""
+    return _rights(part, _roles(databases, place, part, role), databases.where)[1]
+
+
+def _rights(
+    part: Part, roles: Mapping[str, str | None], where: str
+) -> tuple[Sequence[rights.Default], Sequence[rights.Right]]:
+    rights_of_set = part.details.get("rights")
+    if rights_of_set is None:  # made by an earlier version: apply gives them
+        return (), ()
+    with _understood("who may do what in it", where):
+        assert isinstance(rights_of_set, Mapping)
+        return rights.read(rights_of_set, roles.get)
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """One set on its way into a place.
@@ -232,9 +258,27 @@ class Load:
         assert isinstance(entries, list | tuple)
         return entries
 
-    def target(self, delegate: Delegate, role: str | None, *, tablespaces: bool = True) -> loading.Target:
-        address = self.databases.address(self.program, delegate, self.place.name)
+    def target(
+        self, delegate: Delegate, role: str | None, *, tablespaces: bool = True, path: Sequence[str] = ()
+    ) -> loading.Target:
+        surroundings = programs.Surroundings(self._zone(), path)
+        address = self.databases.address(self.program, delegate, self.place.name, surroundings)
         return loading.Target(self.program, address, role, delegate.password, self.databases.server, tablespaces)
+
+    def _zone(self) -> str | None:
+        """The time zone in which the app works, where the set says one that the server has: what was checked by it
+        passes again."""
+        zone = self.part.details.get("zone")
+        sound = isinstance(zone, str) and zone != "" and zone.isprintable()
+        return str(zone) if sound and self.databases.knows_zone(str(zone)) else None
+
+    def _path(self) -> Sequence[str]:
+        """The schemas in which the app looks names up, where the set has functions that are called by a load."""
+        path = self.part.details.get("path")
+        try:
+            return members(path) if isinstance(path, str) and "\0" not in path else ()
+        except ValueError:
+            return ()
 
     def require_providers(self, delegate: Delegate, beyond: Beyond) -> None:
         """`Refused` where the server lacks who looks after the set's security labels: they may be what masks data."""
@@ -336,11 +380,15 @@ class Load:
             tables, first = loading.schema_apart(first)
             loading.load(target, self.file, tables, timer=timer)
             self.run(delegate, [f"SET ROLE {identifier(self.role)}", *(column.loading for column in columns)])
+        calling = target
+        if path := self._path():
+            first, last = loading.calls_apart(first, last)
+            calling = self.target(delegate, self.role, tablespaces=usable, path=path)
         for step in first:
-            loading.load(target, self.file, step, timer=timer)
+            loading.load(calling if step.calls else target, self.file, step, timer=timer)
         self.make_policies(delegate, policies)
         for step in last:
-            loading.load(target, self.file, step, timer=timer)
+            loading.load(calling if step.calls else target, self.file, step, timer=timer)
         if columns:
             self.run(delegate, [f"SET ROLE {identifier(self.role)}", *(column.declared for column in columns)])
 
@@ -365,27 +413,17 @@ class Load:
 
     def read_rights(self) -> tuple[Sequence[rights.Default], Sequence[rights.Right]]:
         """Those of the set, for the roles of `place.app`; roles that are no app's own get nothing."""
-        rights_of_set = self.part.details.get("rights")
-        if rights_of_set is None:  # made by an earlier version: apply gives them
-            return (), ()
-        with _understood("who may do what in it", self.databases.where):
-            assert isinstance(rights_of_set, Mapping)
-            return rights.read(rights_of_set, self.roles.get)
+        return _rights(self.part, self.roles, self.databases.where)
 
     def give_rights(self, delegate: Delegate, kept: Sequence[rights.Right]) -> None:
-        if not kept:
+        with _understood("who may do what in it", self.databases.where):
+            document = self.part.details.get("rights")
+            groups = rights.objects(document, self.roles.get) if isinstance(document, Mapping) else []
+        if not kept and not groups:
             return
-        asked = json.dumps([[right.type, right.names, right.args] for right in kept], ensure_ascii=False)
         with delegate.open(self.place.name) as connection:
-            for step in (rights.owned, rights.given):
-                there = rights.things(json.loads(connection.ask(rights.resolution(), (asked,))))
-                pairs = [(right, thing) for right, thing in zip(kept, there, strict=True) if thing is not None]
-                _send(connection, [text for right, thing in pairs for text in step(right, thing)])
-            for right, thing in pairs:
-                for text, otherwise in rights.passed_on(right, thing):
-                    # Who gave it may have lost its way to the thing since: the owner then gives the same.
-                    if not _took(connection.send(text)):
-                        connection.execute(otherwise)
+            grants.give(connection, kept)
+            grants.give_on_objects(connection, groups)
 
     def give_on_members(self, admin: AdminInside, delegate: Delegate) -> None:
         """What was given and taken on members of extensions: by the app where they are its own. On others the admin
@@ -408,7 +446,7 @@ class Load:
         left: list[str] = []
         with delegate.open(self.place.name) as connection:
             for member in members:
-                left += _give_on_member(admin, connection, member, live.get(member.address, frozenset()), roles)
+                left += grants.give_on_member(admin, connection, member, live.get(member.address, frozenset()), roles)
         if left:
             giving = printable("; ".join(left))
             message = f"rights on what extensions have that do not come back; an admin gives them: {giving}"
@@ -417,7 +455,7 @@ class Load:
     def run(self, delegate: Delegate, texts: Sequence[str]) -> None:
         if texts:
             with delegate.open(self.place.name) as connection:
-                _send(connection, texts)
+                grants.send(connection, texts)
 
     def make_settings(self, delegate: Delegate) -> None:
         """The settings of the set's database and of the app's logins in it. Each login makes its own, so that it gets
@@ -426,7 +464,7 @@ class Load:
         """
         left: list[str] = []
         with delegate.open(self.place.name) as connection:
-            for login, entries in catalog_text.settings(self.part.details.get("settings", [])):
+            for login, entries in self._settings():
                 role = self.roles.get(login) if login is not None else None
                 for entry in entries:
                     name = entry.partition("=")[0]
@@ -437,6 +475,18 @@ class Load:
                     left.append(name if login is None else f"{name} of {login}")
         if left:
             self.progress(self.place.app.id, f"settings of the set that do not come back: {listed(left)}")
+
+    def _settings(self) -> Iterator[tuple[str | None, Sequence[str]]]:
+        """Those of the set, by login (None: the database's); of what a login had in whichever database it was, what it
+        has not here and has no other value for in this one."""
+        within = catalog_text.settings(self.part.details.get("settings", []))
+        yield from within
+        roles = json.dumps(sorted({role for role in self.roles.values() if role is not None}))
+        there = dict(json.loads(self.databases.main.ask(contents.STORED_EVERYWHERE, (roles,))))
+        for login, entries in catalog_text.settings(self.part.details.get("settings_everywhere", [])):
+            known = there.get(self.roles.get(login or ""), ())
+            names = {entry.partition("=")[0] for one, mine in within if one == login for entry in mine}
+            yield login, [entry for entry in entries if entry not in known and entry.partition("=")[0] not in names]
 
     def _set(self, connection: Connection, role: str | None, entry: str) -> bool:
         try:
@@ -454,36 +504,6 @@ class Load:
         return main.ask(_EVERYBODYS, (entry.partition("=")[0],)) == "t" and main.send(text).refusal is None
 
 
-def _give_on_member(
-    admin: AdminInside, connection: Connection, member: rights.Member, live: rights.Grants, roles: Sequence[str]
-) -> list[str]:
-    """The statements that are left."""
-    asked = json.dumps([[member.type, member.names, member.args]], ensure_ascii=False)
-    try:
-        (thing,) = rights.things(json.loads(connection.ask(rights.resolution(), (asked,))))
-    except ServerError:  # another version of the extension has it no longer
-        return []
-    if thing is None or not thing.is_member:
-        return []
-    desired = member.right(thing)
-    if thing.owner in roles:
-        _send(connection, list(rights.given(desired, thing)))
-        left = []
-    else:
-        everybodys = {privilege for grantee, privilege, _, _ in thing.grants if not grantee}
-        may = {
-            grant for grant in member.given if grant[3] or grant in live or (grant[1] in everybodys and not grant[2])
-        }
-        right = replace(member, given=frozenset(may)).right(thing)
-        sent = set(rights.given(right, thing))
-        left = [text for text in rights.given(desired, thing) if text not in sent] + admin.set_right(right, thing)
-    for text, otherwise in rights.passed_on(desired, thing):
-        if not _took(connection.send(text)):
-            connection.execute("RESET ROLE")
-            left.append(otherwise)
-    return left
-
-
 def _let_fill(admin: AdminInside, relation: configuration.Relation, login: str, *, needed: bool) -> bool:
     """Whether the login may write it now; the position of a sequence is not needed where no rows are."""
     try:
@@ -493,13 +513,3 @@ def _let_fill(admin: AdminInside, relation: configuration.Relation, login: str, 
             raise
         return False
     return True
-
-
-def _took(answer: Answer) -> bool:
-    """Whether what was to be given was: who holds a right and may not pass it on gets a warning and no error."""
-    return answer.refusal is None and not answer.warnings
-
-
-def _send(connection: Connection, texts: Sequence[str]) -> None:
-    for start in range(0, len(texts), _AT_ONCE):
-        connection.execute(";\n".join(texts[start : start + _AT_ONCE]))

@@ -291,7 +291,9 @@ class PostgresSource:
             part = self._part(app, program, locale)
             left_out = [pattern for pattern, *_ in json.loads(ask(configuration.KEPT_BACK))]
             tables = self._held(connection)
-            arguments = programs.dump_arguments(self._address(program), snapshot, left_out, role=self._role)
+            encoding = str(self.overview()["encoding"])
+            address = self._address(program)
+            arguments = programs.dump_arguments(address, snapshot, encoding, left_out, role=self._role)
             with ThreadPoolExecutor(1) as beside:
                 measuring = beside.submit(contents.measures, ask, tables)
                 try:
@@ -337,6 +339,8 @@ class PostgresSource:
                 "policies": json.loads(ask(contents.POLICIES)),
                 "locale": locale.document(),
                 "settings": settings,
+                "zone": ask(contents.ZONE, ("",)),
+                "path": ask(contents.PATH, ("",)) if ask(contents.CALLS) == "t" else None,
                 "beyond": self._beyond_document(ask),
                 "storage": storage.find(ask, self._connection.version),
             },

@@ -8,6 +8,7 @@ in a statement. Pure; the statements are for a login that may do no more than th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -15,20 +16,25 @@ from typing import Any, Final
 from multidb.provisioners.postgres.provision.quoting import identifier
 
 __all__ = [
+    "MOST_OBJECTS",
     "Default",
     "Member",
+    "Objects",
     "Right",
     "Thing",
     "defaults",
     "given",
     "members",
     "members_query",
+    "objects",
+    "objects_query",
     "of_schema",
     "owned",
     "passed_on",
     "query",
     "read",
     "resolution",
+    "strangers",
     "things",
 ]
 
@@ -51,7 +57,16 @@ _PRIVILEGES: Final = frozenset(
     ]
 )
 _LARGE: Final = "large object"
-_KINDS: Final[Mapping[str, str]] = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES", "n": "SCHEMAS"}
+_SPAN: Final = re.compile(r"([1-9][0-9]{0,9})(?:-([1-9][0-9]{0,9}))?")
+MOST_OBJECTS: Final = 20_000  # in one answer
+_KINDS: Final[Mapping[str, str]] = {
+    "r": "TABLES",
+    "S": "SEQUENCES",
+    "f": "FUNCTIONS",
+    "T": "TYPES",
+    "n": "SCHEMAS",
+    "L": "LARGE OBJECTS",  # since Postgres 18
+}
 # What pg_identify_object calls a thing, and how GRANT calls it.
 _WORDS: Final[Mapping[str, str]] = {
     "table": "TABLE",
@@ -90,7 +105,7 @@ _THINGS = """
     AND NOT (t.typelem <> 0 AND t.typlen = -1)
     AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
   UNION ALL SELECT 'pg_namespace'::regclass::oid, n.oid, 0, n.nspowner, n.nspacl, 'n', 'n' FROM pg_namespace n
-  WHERE n.oid >= 16384 AND n.nspname !~ '^pg_'
+  WHERE (n.oid >= 16384 OR n.nspname NOT IN ('public', 'information_schema')) AND n.nspname !~ '^pg_'
   UNION ALL SELECT 'pg_largeobject'::regclass::oid, l.oid, 0, l.lomowner, l.lomacl, 'L', 'L'
   FROM pg_largeobject_metadata l"""
 
@@ -121,6 +136,19 @@ class Right:
     column: str | None
     owner: str
     grants: Grants
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Large objects of one owner with the same privileges, by the first and the last of each row of numbers."""
+
+    owner: str
+    grants: Grants
+    spans: tuple[tuple[int, int], ...]
+
+    def right(self, thing: Thing) -> Right:
+        """What there is to be on one of them."""
+        return Right(_LARGE, (thing.identity,), (), None, self.owner, self.grants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +209,19 @@ _MEMBERS: Final = f"""
   WHERE m.held <> m.initial"""  # noqa: S608
 
 
+# Large objects, of which there may be a million alike: those of one owner and the same rights as one text of numbers.
+_OBJECTS: Final = """
+  SELECT coalesce(json_agg(json_build_array(owner, acl, spans) ORDER BY owner, acl), '[]'::json) FROM (
+    SELECT owner, acl,
+      string_agg(CASE low WHEN high THEN low::text ELSE low || '-' || high END, ' ' ORDER BY low) AS spans
+    FROM (SELECT owner, acl, min(number) AS low, max(number) AS high FROM (
+        SELECT owner, acl, oid::int8 AS number,
+          oid::int8 - row_number() OVER (PARTITION BY owner, acl ORDER BY oid) AS island
+        FROM kept WHERE class = 'pg_largeobject'::regclass) numbered
+      GROUP BY owner, acl, island) span
+    GROUP BY owner, acl) alike"""
+
+
 def members_query() -> str:
     """The query for what was changed on the members of extensions: see `members`."""
     return f"WITH thing AS MATERIALIZED ({_THINGS}) {_MEMBERS}"
@@ -222,7 +263,9 @@ SELECT json_build_object(
     FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace),
   'things', (SELECT coalesce(json_agg(json_build_array(i.type, i.object_names, i.object_args, k.column, k.owner, k.acl)
       ORDER BY k.class, k.oid, k.column NULLS FIRST), '[]'::json)  -- what is taken off a table goes off its columns
-    FROM kept k, pg_identify_object_as_address(k.class, k.oid, 0) i WHERE NOT {_IS_MEMBER.format("k.class", "k.oid")}),
+    FROM kept k, pg_identify_object_as_address(k.class, k.oid, 0) i
+    WHERE k.class <> 'pg_largeobject'::regclass AND NOT {_IS_MEMBER.format("k.class", "k.oid")}),
+  'objects', ({_OBJECTS}),
   'members', ({_MEMBERS}))"""  # noqa: S608
 
 
@@ -233,6 +276,16 @@ def of_schema(document: Mapping[str, Any], schema: str, roles: Sequence[str]) ->
         "things": [entry for entry in document["things"] if entry[1][:1] == [schema]],
         "members": [],
     }
+
+
+def strangers(document: Mapping[str, Any], roles: Sequence[str]) -> list[str]:
+    """The roles in an answer to `query` that are none of these: who was given something, or gives on what it makes."""
+    ours = {"", *roles}  # what others have made is theirs
+    named = {grantee for *_, owner, acl in document["things"] if owner in ours for grantee, *_ in acl}
+    named |= {grantee for _, acl, _ in document.get("objects", ()) for grantee, *_ in acl}
+    for role, _, _, acl, _ in document["defaults"]:
+        named |= {role, *(grantee for grantee, *_ in acl)}
+    return sorted(named - ours)
 
 
 def read(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> tuple[list[Default], list[Right]]:
@@ -262,6 +315,24 @@ def read(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> t
         for type_, names, args, column, owner, held in document["things"]
     ]
     return made, kept
+
+
+def objects(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> list[Objects]:
+    """The large objects in an answer to `query`. Otherwise as `read`; earlier versions have them among the things."""
+    return [
+        Objects(
+            renamed(_text(owner)) or "",
+            _grants(held, renamed),
+            tuple(sorted((int(low), int(high or low)) for low, high in map(_span, _text(spans).split(" ")))),
+        )
+        for owner, held, spans in document.get("objects", ())
+    ]
+
+
+def _span(text: str) -> tuple[str, str | None]:
+    if (match := _SPAN.fullmatch(text)) is None:
+        raise ValueError(f"{text[:40]!r} is no number of a large object")
+    return match[1], match[2]
 
 
 def members(entries: Sequence[Any], renamed: Callable[[str], str | None]) -> list[Member]:
@@ -339,6 +410,18 @@ FROM json_array_elements($1::json) WITH ORDINALITY asked (value, n),
                         ARRAY(SELECT json_array_elements_text(asked.value -> 2))) a
 LEFT JOIN thing t ON t.class = a.classid AND t.oid = a.objid
 LEFT JOIN LATERAL pg_identify_object(t.class, t.oid, 0) i ON true"""  # noqa: S608
+
+
+def objects_query() -> str:
+    """The query for the large objects of some spans; $1: these as JSON arrays, $2: the number that they come after. At
+    most `MOST_OBJECTS`: of each as `resolution` says it, with its number as its identity."""
+    held = _acl("coalesce(l.lomacl, acldefault('L'::\"char\", l.lomowner))", "l.lomowner")
+    return f"""
+SELECT coalesce(json_agg(json_build_array('{_LARGE}', l.oid::text, pg_get_userbyid(l.lomowner), {held}, false)
+                         ORDER BY l.oid), '[]'::json)
+FROM (SELECT l.oid, l.lomowner, l.lomacl FROM json_array_elements($1::json) span JOIN pg_largeobject_metadata l
+        ON l.oid BETWEEN (span ->> 0)::oid AND (span ->> 1)::oid
+      WHERE l.oid > $2::oid ORDER BY l.oid LIMIT {MOST_OBJECTS}) l"""  # noqa: S608
 
 
 def things(rows: Sequence[Sequence[Any] | None]) -> list[Thing | None]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from multidb.access import forget_access
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
-from multidb.credentials import ensure_secrets, refit_verifiers
+from multidb.credentials import ISSUED, ensure_secrets, refit_verifiers
 from multidb.errors import MultidbError, Refused, ServerError, StalePlan, StatementFailed
 from multidb.fleet import SERVERS_AT_ONCE, Answer, Fleet, Scope
 from multidb.model import (
@@ -36,6 +36,7 @@ from multidb.plan import (
     refuse_conflicts,
 )
 from multidb.provisioners import provisioner
+from multidb.renames import former_names, outdated_names, renamed_since, ways_of_outdated
 from multidb.report import Failure, Report, ServerReport, account
 from multidb.server_planning import ServerPlanner
 from multidb.state import ProjectState
@@ -85,11 +86,13 @@ class Engine:
 
         Raises:
             Conflict: something in the way that is not ours; nothing was changed.
+            Refused: the manifest has an app by a name that it has no more; nothing was changed.
 
         A server that has moved on since `plan`, is locked by another run or fails is in the report; the others go on.
         So do the other apps of a server that refuses something of one app.
         """
         scope = scope or Scope()
+        self._refuse_outdated(scope)
         agreed = agreed and plan is not None
         servers = {server.name: server for server in self.fleet.servers(scope)}
         if not agreed:
@@ -184,6 +187,14 @@ class Engine:
         if any(change.resource.app is None for change in report.done):
             forget_access(self.state.folder, server.name)  # what the session knows of the server is from before
         return report
+
+    def _refuse_outdated(self, scope: Scope) -> None:
+        """An app would be made anew, empty, and what it is called now would be in no manifest. One that is purged, with
+        its credentials, may have been followed by another of the old name."""
+        issued, removed = self.state.read(ISSUED), self.project.removed
+        for name in outdated_names(self.project.apps, former_names(self.state)).values():
+            if name.new in issued and name.new not in removed and scope.wants(self.project.apps[name.old]):
+                raise Refused(renamed_since(name), where=f"app {name.old}", hint=ways_of_outdated(name))
 
     def _refuse_removed(self, scope: Scope) -> None:
         """The manifest was read before the lock was ours: its logins must not come on again."""

@@ -23,7 +23,7 @@ from multidb.plan import conflict_error
 from multidb.provisioners import provisioner
 from multidb.report import Report
 
-__all__ = ["abort", "copy_over", "destination", "drop", "finish", "origin", "require_room", "survey"]
+__all__ = ["abort", "copy_over", "destination", "drop", "finish", "gone_on", "origin", "require_room", "survey"]
 
 _ROUNDS = 5  # of dropping what is left; each finds what another session made meanwhile
 
@@ -71,6 +71,24 @@ def survey(engine: Engine, move: PendingMove) -> Move:
     with engine.fleet.open(server) as session:
         assert isinstance(session, MovingSession)
         return session.survey(there, app, engine.fleet.context(server, session))
+
+
+def gone_on(engine: Engine, move: PendingMove) -> PendingMove:
+    """The move of an earlier run, as the server knows it: where nothing is left at the old place, it is done, and the
+    state that says otherwise is an old copy. What the app has is at the new place, and only there."""
+    if move.phase is MovePhase.COPYING and not _at_origin(engine, move):
+        move = replace(move, phase=MovePhase.OPENING)
+        write_move(engine.state, move)
+    return move
+
+
+def _at_origin(engine: Engine, move: PendingMove) -> bool:
+    """Whether the app has anything where it comes from."""
+    server = _server(engine, move)
+    with engine.fleet.open(server) as session:
+        assert isinstance(session, MovingSession)
+        places = origin(engine.project, move), destination(engine.project, move)
+        return bool(session.leaving(*places, engine.fleet.context(server, session)))
 
 
 def copy_over(engine: Engine, reading: Engine, move: PendingMove, progress: Progress) -> tuple[PendingMove, list[str]]:
@@ -133,7 +151,7 @@ def abort(engine: Engine, reading: Engine, move: PendingMove, progress: Progress
         engine, reading: as for `copy_over`.
 
     Raises:
-        Refused: the new place has all of the data, or what the old one had is going.
+        Refused: the new place has all of the data, or what the old one had is going, or is gone.
         MultidbError: it could not be done; the same again goes on.
     """
     if move.phase in (MovePhase.DROPPING, MovePhase.OPENING):
@@ -143,6 +161,12 @@ def abort(engine: Engine, reading: Engine, move: PendingMove, progress: Progress
             hint=f"finish it: {move.command}; then let the manifest say what it said, and move it back",
         )
     if move.phase is not MovePhase.RETURNING:
+        if not _at_origin(engine, move):
+            raise Refused(
+                "nothing of it is at its old place any more: what it has is at the new one",
+                where=f"app {move.app}",
+                hint=f"finish it: multidb move {move.app}",
+            )
         move = replace(move, phase=MovePhase.ABORTING)
         write_move(engine.state, move)
         app = destination(engine.project, move)

@@ -15,7 +15,7 @@ from multidb.manifest import is_app_id
 from multidb.model import App, Finding, Isolation, Level, Project, Server, Session, listed
 from multidb.plan import ServerPlan
 from multidb.provisioners import provisioner
-from multidb.renames import renames
+from multidb.renames import former_names, outdated_names, renamed_since, renames, ways_of_outdated
 from multidb.tombstone import Tombstone, tombstones, ways_of_removed, write_tombstone
 
 __all__ = ["orphan", "orphan_findings", "orphans", "orphans_in"]
@@ -79,8 +79,13 @@ def orphan_findings(fleet: Fleet, plans: Sequence[ServerPlan], stores: Collectio
             things.setdefault(app, []).extend(of_app)
     unread = stores is not None or any(plan.error is not None for plan in plans)
     recalled = () if unread else _recall_removed(fleet, things)
+    outdated = outdated_names(fleet.project.apps, former_names(fleet.state))
+    renamed = {name.new: name for name in outdated.values()}
     for app in sorted(things):
-        yield _removed_before(app) if app in recalled else _orphaned(app, things[app])
+        if app in renamed:
+            yield Finding(Level.WARNING, f"app {app}", renamed_since(renamed[app]), ways_of_outdated(renamed[app]))
+        else:
+            yield _removed_before(app) if app in recalled else _orphaned(app, things[app])
 
 
 def _recall_removed(fleet: Fleet, apps: Collection[str]) -> Collection[str]:

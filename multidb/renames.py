@@ -6,9 +6,9 @@ were done stand in ``renamed``, so that what was made under an earlier name stay
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -21,10 +21,13 @@ __all__ = [
     "RenamePhase",
     "end_rename",
     "former_names",
+    "outdated_names",
     "owner_of",
     "record_name",
     "rename_of",
+    "renamed_since",
     "renames",
+    "ways_of_outdated",
     "write_rename",
 ]
 
@@ -143,3 +146,27 @@ def owner_of(app: str, made: datetime, names: Iterable[FormerName]) -> str:
         if name.old == app and name.when >= made:
             app, made = name.new, name.when
     return app
+
+
+def outdated_names(apps: Collection[str], names: Iterable[FormerName]) -> dict[str, FormerName]:
+    """Those of the apps of a manifest that may be there by a name which they have no more, each with the one that it
+    has now, which the manifest does not know: an old copy of it looks like that."""
+    outdated = {}
+    for name in (known := sorted(names)):
+        now = owner_of(name.old, datetime.min.replace(tzinfo=UTC), known)
+        if name.old in apps and now not in apps:
+            outdated[name.old] = FormerName(name.when, name.old, now)
+    return outdated
+
+
+def renamed_since(name: FormerName) -> str:
+    """What is to be said of an outdated name."""
+    return f"{name.old} is {name.new} since {name.when:%Y-%m-%d %H:%M} UTC, and the manifest has the old name"
+
+
+def ways_of_outdated(name: FormerName) -> str:
+    """What is to be done about it."""
+    return (
+        f"take the newest manifest, or let it say {name.new}; is {name.old} another app, which takes that name, then "
+        f"first: multidb remove-app {name.new}"
+    )

@@ -210,6 +210,8 @@ def _move(request: _MoveRequest) -> int:
             raise Refused(f"{name} is on its way back", where=f"app {name}", hint=begun.way_on)
         _require_same(request, begun)
         engine, reading = request.engines(begun)
+        if not new:
+            begun = moving.gone_on(engine, begun)
         planned = moving.survey(engine, begun) if begun.phase is MovePhase.COPYING else None
         if begun.phase is MovePhase.COPYING:
             finish_interrupted(engine, keys, output, held=[name])

@@ -39,7 +39,16 @@ from multidb.model import Progress, Project, listed
 from multidb.orphans import orphan, orphans
 from multidb.plan import conflict_error
 from multidb.project import load_project
-from multidb.renames import Rename, RenamePhase, former_names, rename_of, renames, write_rename
+from multidb.renames import (
+    Rename,
+    RenamePhase,
+    former_names,
+    outdated_names,
+    rename_of,
+    renames,
+    ways_of_outdated,
+    write_rename,
+)
 from multidb.report import Report
 from multidb.state import ProjectState
 from multidb.state_stores import open_state
@@ -247,10 +256,13 @@ def _require_room(request: _Request, engine: Engine) -> None:
     """Nothing stands on the servers that is called like the new one, and all of them can be asked."""
     fleet, old, new = engine.fleet, request.old, request.new
     if (things := orphans(request.run.fleet(request.output)).get(new)) is not None:
+        outdated = outdated_names(engine.project.apps.keys() - {new}, former_names(request.state)).get(old)
         raise Refused(
             f"the servers have an app {new} that is in no manifest ({listed([*things])})",
             where=f"app {new}",
-            hint=f"turn it off: multidb remove-app {new}; or choose another name",
+            hint=ways_of_outdated(outdated)
+            if outdated is not None and outdated.new == new
+            else f"turn it off: multidb remove-app {new}; or choose another name",
         )
     require_unbound(engine, engine.project.apps[old], list(engine.project.apps[old].stores))
     own = {*fleet.runtime.names_for(engine.project.apps[new])} - {*fleet.runtime.names_for(engine.project.apps[old])}

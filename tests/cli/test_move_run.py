@@ -187,6 +187,31 @@ def test_back_before_all_is_there_and_other_commands_wait(folder: Folder) -> Non
     folder.ok("plan", "--check")
 
 
+@pytest.mark.parametrize("begun", [SHARED, pytest.param(MANIFEST, marks=pytest.mark.rare)])
+def test_an_old_copy_of_the_state_does_not_drop_what_has_moved(folder: Folder, begun: str) -> None:
+    command = ("move", "brain", "--no-backup", "--yes-destroy", "brain", "--accept")
+    elsewhere = MANIFEST if begun == SHARED else SHARED
+    if begun == MANIFEST:
+        folder.manifest(SHARED)
+        folder.ok(*command)
+    before, state = counted(folder)[:2], folder.path / ".multidb" / "state.json"
+    folder.manifest(begun)
+    process = stopped_at(folder, "multidb.moving:cloning.carry", *command)
+    assert process is not None
+    kill(process)
+    old = state.read_text()
+    folder.ok("move", "brain")
+    state.write_text(old)
+    refused = folder.run("move", "brain", "--abort")
+    assert (refused.code, "what it has is at the new one" in refused.err) == (3, True), refused.err
+    folder.ok("move", "brain")
+    assert (counted(folder)[:2], ProjectState(folder.path).read("moves")) == (before, {})
+    folder.ok("plan", "--check")
+    if elsewhere == MANIFEST:
+        folder.manifest(MANIFEST)
+        folder.ok(*command)
+
+
 def test_a_restore_that_was_killed_is_finished_where_it_was_begun(folder: Folder) -> None:
     """Once the app is on its way elsewhere, nobody would look for it there."""
     before = counted(folder)

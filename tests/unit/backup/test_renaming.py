@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multidb import files
+from multidb import files, removal
 from multidb.backup.creation import make_sets, repository
 from multidb.backup.journal import Journal
 from multidb.backup.names import names_in, names_text
@@ -26,12 +26,13 @@ from multidb.cli import rename_app as command
 from multidb.cli.options import Run
 from multidb.cli.restore import Openings
 from multidb.closure import closures
+from multidb.credentials import ISSUED
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, MultidbError, PartlyApplied, Refused, UsageError
 from multidb.fleet import Fleet, Scope
 from multidb.model.options import Keep
 from multidb.project import load_project
-from multidb.renames import FormerName, RenamePhase, former_names, owner_of, renames
+from multidb.renames import FormerName, RenamePhase, former_names, outdated_names, owner_of, renames
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from multidb.usage import History, Look
@@ -238,6 +239,41 @@ def test_an_app_that_takes_the_old_name_has_sets_of_its_own(
     assert len(repository(engine.fleet).copies(["ann"])) == 1
 
 
+def test_an_old_manifest_does_not_make_an_empty_app_of_the_old_name(shop: Engine, tmp_path: Path, data: Path) -> None:
+    assert rename(tmp_path, backup=False) == 0
+    assert rename(tmp_path, "eve", "fay", backup=False) == 0
+    newest = (tmp_path / "multidb.yaml").read_text()
+    with ProjectState(tmp_path).change(ISSUED) as issued:  # these stores have no credentials
+        issued["fay"] = NOON.isoformat()
+    for old in ("ann", "eve"):
+        (tmp_path / "multidb.yaml").write_text(newest.replace("  fay:", f"  {old}:"))
+        (tmp_path / "multidb.prod.yaml").unlink(missing_ok=True)
+        engine = fresh(tmp_path, data)
+        for scope in (None, Scope(apps=frozenset({old}))):
+            with pytest.raises(Refused, match=f"{old} is fay since .* the manifest has the old name") as raised:
+                engine.apply(scope)
+            assert "multidb remove-app fay" in str(raised.value.hint)
+        assert engine.apply(Scope(apps=frozenset({"bob"}))).error() is None
+        assert logins(data, old) == []
+    (tmp_path / "multidb.yaml").write_text(newest)
+    removed = fresh(tmp_path, data).fleet
+    removal.purge(removed, "fay", quiet)
+    text = (tmp_path / "multidb.yaml").read_text().replace("  bob:", "  ann: {stores: [cabinet]}\n  bob:")
+    (tmp_path / "multidb.yaml").write_text(text)
+    assert fresh(tmp_path, data).apply().error() is None, "another app, which takes the name"
+    assert logins(data, "ann") == ["on"]
+
+
+def test_a_name_is_outdated_where_the_manifest_knows_none_of_those_after_it() -> None:
+    moments = [NOON + timedelta(days=day) for day in range(3)]
+    names = (FormerName(moments[1], "eve", "fay"), FormerName(moments[0], "ann", "eve"))
+    assert outdated_names(["ann", "bob"], names) == {"ann": FormerName(moments[0], "ann", "fay")}
+    assert outdated_names(["eve"], names) == {"eve": FormerName(moments[1], "eve", "fay")}
+    assert outdated_names(["fay", "ann"], names) == {}, "another app has taken the name"
+    assert outdated_names(["bob"], names) == {}
+    assert outdated_names(["ann"], (*names, FormerName(moments[2], "fay", "ann"))) == {}, "it is called so again"
+
+
 def test_a_target_that_was_away_is_told_with_the_next_set(shop: Engine, tmp_path: Path, data: Path) -> None:
     assert rename(tmp_path, backup=False) == 0
     (tmp_path / "sets/shop/eve/renamed_from.json").unlink()
@@ -288,8 +324,6 @@ def test_what_makes_no_sense_is_refused_and_nothing_changes(
 
 
 def test_a_removed_app_keeps_its_name(shop: Engine, tmp_path: Path, data: Path) -> None:
-    from multidb import removal
-
     removal.remove(fresh(tmp_path, data).fleet, "bob", grace=timedelta(1), backup="", progress=quiet)
     with pytest.raises(Refused, match="app bob was removed") as raised:
         rename(tmp_path, "ann", "bob")

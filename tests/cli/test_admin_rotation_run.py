@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -18,8 +17,8 @@ from multidb.history import RunHistory
 from multidb.runtime.ledger import Ledger
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from tests.support.command import REPOSITORY, Folder, project_folder
-from tests.support.stopped import kill, stopped_at
+from tests.support.command import Folder, project_folder
+from tests.support.stopped import kill, signal_at, stopped_at
 
 pytestmark = pytest.mark.server
 
@@ -31,29 +30,11 @@ apps:
   ann: {stores: [postgres, redis]}
 """
 
-KILLED_AT = """
-import os, signal, sys
-from multidb import admin_rotation
-from multidb.cli import main
-from multidb.fleet import Fleet
-from multidb.state import FileSecretStore
-
-left = int(sys.argv.pop(1))
-
-def counted(function):
-    def called(*arguments, **options):
-        global left
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-        return function(*arguments, **options)
-    return called
-
-admin_rotation.record_admin_change = counted(admin_rotation.record_admin_change)
-FileSecretStore.put, FileSecretStore.delete = counted(FileSecretStore.put), counted(FileSecretStore.delete)
-Fleet.locked, Fleet.connect_with = counted(Fleet.locked), counted(Fleet.connect_with)
-main()
-"""
+STEPS = (
+    "multidb.admin_rotation:record_admin_change",
+    *("multidb.state:FileSecretStore.put", "multidb.state:FileSecretStore.delete"),
+    *("multidb.fleet:Fleet.locked", "multidb.fleet:Fleet.connect_with"),
+)
 """The command, killed before the effect of this number."""
 
 
@@ -167,14 +148,13 @@ def test_a_server_that_is_down_costs_no_other_its_password(folder: Folder) -> No
 def test_killed_anywhere_every_command_gets_in_and_the_same_again_finishes(
     folder: Folder, store: str, apart: int
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     phases = set()
     for number in range(2, 60, apart):
         former = admin(folder, store)
-        command = [sys.executable, "-c", KILLED_AT, str(number), "rotate", "--admin", "--store", store, "--yes"]
-        done = subprocess.run(command, cwd=folder.path, env=environment, capture_output=True, timeout=240)
-        if done.returncode != -signal.SIGKILL:
-            assert done.returncode == 0, done.stderr
+        killed = partial(signal_at, number + 1, STEPS, signal.SIGKILL)
+        done = folder.run("rotate", "--admin", "--store", store, "--yes", before=killed)
+        if done.code != -signal.SIGKILL:
+            assert done.code == 0, done.err
             break
         change = admin_changes(ProjectState(folder.path)).get(store)
         phases.add(change.phase if change is not None else None)

@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -53,11 +53,23 @@ class Folder:
     said: list[Ran]
 
     def run(
-        self, *arguments: str, stdin: str | None = None, env: dict[str, str] | None = None, timeout: float = 240
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        env: dict[str, str] | None = None,
+        timeout: float = 240,
+        before: Callable[[], None] | None = None,
     ) -> Ran:
+        """Runs it to its end.
+
+        Args:
+            before: what its process does first; only where it gets no environment of its own.
+        """
         surroundings = {**os.environ, **_SURROUNDINGS, **(env or {})}
-        run = _forked if all(map(_SECRET.fullmatch, env or ())) else _begun
-        done = run(self.path, arguments, stdin, surroundings, timeout)
+        if all(map(_SECRET.fullmatch, env or ())):
+            done = _forked(self.path, arguments, stdin, surroundings, timeout, before)
+        else:
+            done = _begun(self.path, arguments, stdin, surroundings, timeout)
         self.said.append(done)
         assert "Traceback (most recent call last)" not in done.err + done.out, done.err
         if wants_document(arguments) and "--help" not in arguments:
@@ -144,12 +156,19 @@ def _begun(path: Path, arguments: tuple[str, ...], stdin: str | None, env: dict[
     return Ran(arguments, ran.returncode, ran.stdout, ran.stderr)
 
 
-def _forked(path: Path, arguments: tuple[str, ...], stdin: str | None, env: dict[str, str], timeout: float) -> Ran:
+def _forked(
+    path: Path,
+    arguments: tuple[str, ...],
+    stdin: str | None,
+    env: dict[str, str],
+    timeout: float,
+    before: Callable[[], None] | None,
+) -> Ran:
     with tempfile.TemporaryDirectory(prefix="multidb-ran-") as name:
         streams = Path(name)
         if stdin is not None:
             (streams / "in").write_text(stdin)
-        process = started(path, arguments, streams, env)
+        process = started(path, arguments, streams, env, before)
         process.join(timeout)
         if process.is_alive():
             process.kill()
@@ -162,16 +181,26 @@ def _forked(path: Path, arguments: tuple[str, ...], stdin: str | None, env: dict
 
 
 def started(
-    path: Path, arguments: tuple[str, ...], streams: Path, env: dict[str, str] | None = None
+    path: Path,
+    arguments: tuple[str, ...],
+    streams: Path,
+    env: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> ForkServerProcess:
-    """A command that runs in the folder `path`. What it says comes into ``out`` and ``err`` in the folder `streams`."""
+    """A command that runs in the folder `path`. What it says comes into ``out`` and ``err`` in the folder `streams`.
+
+    Args:
+        before: what its process does first.
+    """
     env = env or {**os.environ, **_SURROUNDINGS}
-    process = FORKS.Process(target=_command, args=(str(path), arguments, streams, env))
+    process = FORKS.Process(target=_command, args=(str(path), arguments, streams, env, before))
     process.start()
     return process
 
 
-def _command(path: str, arguments: tuple[str, ...], streams: Path, env: dict[str, str]) -> None:
+def _command(
+    path: str, arguments: tuple[str, ...], streams: Path, env: dict[str, str], before: Callable[[], None] | None
+) -> None:
     """What the forked process does: takes its folder, environment and streams, and is the command."""
     os.chdir(path)
     os.environ.clear()
@@ -187,6 +216,8 @@ def _command(path: str, arguments: tuple[str, ...], streams: Path, env: dict[str
         os.close(stream)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
     sys.argv = ["multidb", *arguments]
+    if before is not None:
+        before()
     from multidb.cli import main
 
     main()

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import multidb
-import tests.support.command  # noqa: F401
+import tests.support.stopped  # noqa: F401
 from tests.support.own_ports import keep_apart
 
 

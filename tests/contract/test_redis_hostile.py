@@ -21,7 +21,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from multidb.errors import ArchiveError, MultidbError, Refused, ServerSlow
+from multidb.errors import ArchiveError, Locked, MultidbError, Refused, ServerSlow
 from multidb.model import Inspection, PlaceKind
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.backup.keys_file import NEVER, KeysReader, KeysWriter, Record
@@ -123,6 +123,26 @@ def test_an_app_that_takes_all_connections_stops_no_apply_and_no_suspension(stag
             with stage.project.connect() as later:  # and there is room again
                 assert later.suspension(stage.alpha, context) == ()
         other.execute_command("PING")
+
+
+def test_an_app_that_fills_the_memory_stops_no_apply_and_no_end(stage: Stage) -> None:
+    with stage.project.connect() as session, stage.project.connect() as second, as_admin(stage.real) as admin:
+        admin.execute_command("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
+        try:
+            with as_app(stage.project.tenant("alpha")) as client, pytest.raises(redis.exceptions.OutOfMemoryError):
+                client.set("alpha:more", "1")
+            with session.lock("realtest", "multidb apply by me@here"):
+                with pytest.raises(Locked, match="me@here"), second.lock("realtest", "another"):
+                    pass
+                context = replace(stage.context, facts=session.facts)
+                for end in (session.suspension, session.removal):
+                    statements = end(stage.alpha, context)
+                    assert len(list(session.run(statements, stage.project.secrets))) == len(statements) > 0
+            assert not stage.project.in_sync("alpha")
+            stage.project.apply("alpha")
+        finally:
+            admin.execute_command("CONFIG", "SET", "maxmemory", "0")
+    assert stage.project.in_sync("alpha")
 
 
 def test_who_comes_while_all_connections_are_taken_waits_for_one(valkey: Stage) -> None:

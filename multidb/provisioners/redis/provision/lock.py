@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 import redis
-from redis.exceptions import MovedError, NoPermissionError, RedisError
+from redis.exceptions import MovedError, NoPermissionError, OutOfMemoryError, RedisError, ResponseError
 
 from multidb.errors import Locked, ServerError
 from multidb.model import Server
@@ -26,6 +26,8 @@ _LOCK_SECONDS = 15
 _LOCK_MILLISECONDS = _LOCK_SECONDS * 1000
 RENEWAL_INTERVAL = 4
 
+# Also on a server without memory: an app that has filled it must not keep the admin from turning its login off.
+_TAKE = "#!lua flags=allow-oom\nreturn redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])"
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 
@@ -81,7 +83,7 @@ class Lease:
         left_before, seen = _LOCK_MILLISECONDS, ""
         while True:
             asked = time.monotonic()
-            if ask(self._client, "SET", self._key, self._value, "NX", "PX", str(_LOCK_MILLISECONDS)):
+            if self._take():
                 self._until = asked + _LOCK_SECONDS
                 return
             held = str(ask(self._client, "GETRANGE", self._key, "0", str(_LONGEST)))
@@ -99,6 +101,17 @@ class Lease:
                 )
             left_before = min(left_before, max(left, 0))
             time.sleep(0.25)
+
+    def _take(self) -> bool:
+        """Whether nobody had it, so that it is ours now."""
+        milliseconds = str(_LOCK_MILLISECONDS)
+        try:
+            return bool(ask(self._client, "SET", self._key, self._value, "NX", "PX", milliseconds))
+        except OutOfMemoryError as refused:
+            try:
+                return bool(ask(self._client, "EVAL", _TAKE, "1", self._key, self._value, milliseconds))
+            except ResponseError:  # a server before 7, whose scripts may not say so
+                raise refused from None
 
     def _is_orphan(self, held: str) -> bool:
         """Whether the holder's connection is gone. False when that can't be told."""

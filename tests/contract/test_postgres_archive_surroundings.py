@@ -170,6 +170,17 @@ def test_in_another_encoding_names_are_found_in_a_set_as_they_are_in_the_app(sit
         assert session.execute('SELECT "maß" FROM "größe"'.encode()).fetchall() == [("ß",)]
 
 
+@pytest.mark.parametrize(("encoding", "odd"), [("SQL_ASCII", rb"\xe9\xff"), ("WIN1252", rb"\x81\x8d")])
+def test_a_table_alone_has_the_bytes_that_it_had(site: Site, encoding: str, odd: bytes) -> None:
+    app = site.app()
+    site.served.sql(f"CREATE DATABASE {app.id} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    site.apply([app], adopt=[app.id])
+    with site.enter(app) as session:
+        session.execute(f"SET client_encoding = '{encoding}'".encode())
+        session.execute(b"CREATE TABLE t (v text); INSERT INTO t VALUES (E'" + odd + b"')")
+    _alone(site, app, "t")
+
+
 def test_a_table_alone_gives_nobody_more_than_the_set_says(site: Site) -> None:
     app = site.app(roles="split")
     site.apply([app])
@@ -192,6 +203,20 @@ def test_a_table_alone_gives_nobody_more_than_the_set_says(site: Site) -> None:
     assert site.served.sql(rights, database=app.id) == before
     with site.enter(app, "readonly") as session:
         assert session.execute("SELECT id FROM users").fetchall() == []
+
+
+def test_a_schema_that_was_public_keeps_what_was_taken_from_it(site: Site) -> None:
+    app = site.app(roles="split")
+    site.apply([app])
+    with site.enter(app, "migrate") as session:
+        session.execute("ALTER SCHEMA public RENAME TO legacy; CREATE SCHEMA public; CREATE TABLE legacy.t (a int)")
+        session.execute(f"REVOKE USAGE ON SCHEMA legacy FROM {app.id}_ro".encode())
+    site.apply([app])
+    with site.enter(app, "migrate") as session:
+        session.execute(f"REVOKE USAGE ON SCHEMA legacy FROM {app.id}_ro".encode())
+    brought_back(site, app, *backed_up(site, app))
+    may = f"SELECT has_schema_privilege('{app.id}_ro', 'legacy', 'USAGE')"
+    assert site.served.sql(may, database=app.id) == [(False,)]
 
 
 def test_large_objects_alike_are_one_line_of_a_set(site: Site) -> None:

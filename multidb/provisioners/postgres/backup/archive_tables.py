@@ -245,7 +245,9 @@ def _fill(source: Connection, target: Connection, table: _Table, expected: Expec
         path = ", ".join(map(identifier, around.path)) or "''"
         _do(target, f"SET TimeZone = {literal(around.zone or USUAL_ZONE)}", f"SET search_path = {path}")
         try:
-            source.copy_to(f"COPY {what} TO STDOUT", target, f"COPY {what} FROM STDIN")
+            # As they are stored: not every byte of every encoding has a place in the sessions' own.
+            encoding = f"(ENCODING {literal(source.ask('SELECT getdatabaseencoding()'))})"
+            source.copy_to(f"COPY {what} TO STDOUT {encoding}", target, f"COPY {what} FROM STDIN {encoding}")
         except ServerError as error:
             raise _failed(error.message) from None
         _do(target, f"SET TimeZone = {literal(USUAL_ZONE)}", "SET search_path = ''")

@@ -1,7 +1,8 @@
 """The imperative shell: the only module that carries a plan out on a session.
 
-Reading, planning and applying go server by server, side by side; on one server the statements run in order. Nothing is
-printed here: callers get values, and hear of progress through a callback.
+Reading, planning and applying go server by server, side by side; on one server the statements run in order, but for
+what the store knows to be independent. Nothing is printed here: callers get values, and hear of progress through a
+callback.
 """
 
 from __future__ import annotations

@@ -67,7 +67,9 @@ class Session(Protocol):
 
     def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
         """Sends the statements in order and yields how many are durable after each step; retries what is retryable;
-        raises `StatementFailed` at the first real failure, which says whether the server goes on answering."""
+        raises `StatementFailed` at the first real failure, which says whether the server goes on answering. Neighbours
+        that have nothing to do with each other may be sent at the same time, so some of those that follow the one that
+        failed may have been done."""
 
     def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
         """What the admin's login may do on the server, and what it lacks for `apps`, each under the server's name: an

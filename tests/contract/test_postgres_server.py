@@ -15,7 +15,7 @@ from multidb.errors import Locked, NotAllowed, ServerError, ServerSlow, Statemen
 from multidb.model import Action, App, Inspection, Isolation, Statement, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.driver import connection
-from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision import scram, session
 from multidb.provisioners.postgres.provision.options import AppOptions
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import password_ref
@@ -273,6 +273,41 @@ def test_a_deadlock_is_survived(site: Site) -> None:
     query = f"SELECT obj_description('{name}_one'::regclass), obj_description('{name}_two'::regclass)"
     assert site.served.sql(query) == [("ours", "ours")]
     site.served.sql(f"DROP TABLE {name}_one, {name}_two")
+
+
+def test_the_inside_of_a_database_does_not_wait_for_that_of_another(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_LOCK_TIMEOUT", 120_000)
+    apps = held, other = [site.app(), site.app()]
+    site.apply(apps)
+    grant = f"GRANT CREATE ON SCHEMA public TO {PLATFORM}"
+    query = f"SELECT has_schema_privilege('{PLATFORM}', 'public', 'CREATE')"
+    todo = [Statement(grant, scope=app.id, atomic=True, app=app.id) for app in apps]
+    durable: list[int] = []
+    with (
+        psycopg.connect(
+            host="127.0.0.1",
+            port=site.served.port,
+            user=SUPERUSER,
+            password=site.served.admin().reveal(),
+            dbname=held.id,
+        ) as rival,
+        site.connect() as opened,
+    ):
+        rival.execute(grant.encode())
+        ours = threading.Thread(target=lambda: durable.extend(opened.run(todo, site.secrets)))
+        ours.start()
+        deadline = time.monotonic() + 60
+        while site.served.sql(query, database=other.id) != [(True,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert site.served.sql(query, database=held.id) == [(False,)], "the control: it is held"
+        rival.rollback()
+        ours.join()
+    assert durable == [1, 2]
+    assert site.served.sql(query, database=held.id) == [(True,)]
+    site.clean(*apps)
 
 
 def test_a_session_in_template1_is_in_nobodys_way(site: Site) -> None:

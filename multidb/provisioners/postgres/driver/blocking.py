@@ -8,6 +8,7 @@ the admin's statement stands first in the queue for the lock, so no other sessio
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from multidb.errors import ServerDown, ServerError, ServerSlow
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.provision import locks
 
-__all__ = ["Blocker", "BlockerSearch"]
+__all__ = ["Blocker", "BlockerSearch", "BlockersOfSession"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class Blocker:
 
 
 class BlockerSearch:
-    """Looks who is in the way of a session. Its connection is opened when something lasts, and kept; `close` ends it.
+    """Looks who is in the way of sessions; any thread may. Its connection is opened when something lasts, and kept
+    until `close`.
 
     Args:
         open_: opens a connection to the maintenance database.
@@ -69,35 +71,47 @@ class BlockerSearch:
     def __init__(self, open_: Callable[[], Connection], timeout: float) -> None:
         self._open = open_
         self._timeout = timeout
+        self._guard = threading.Lock()
         self._connection: Connection | None = None
-        self.blockers: tuple[Blocker, ...] = ()
-        """Those of the last look that found any, since `started`."""
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
 
-    def started(self, process: int, ending: str = "") -> Callable[[], None]:
-        """What looks, each time it is called, who is in the way of that process now.
+    def look(self, process: int, ending: str) -> tuple[Blocker, ...]:
+        """Who is in the way of that process now, as far as that can be told; see `BlockersOfSession`."""
+        with self._guard:
+            try:
+                if self._connection is None:
+                    self._connection = self._open()
+                text = self._connection.ask(locks.BLOCKERS, (str(process),), self._timeout)
+                answer: list[dict[str, Any]] = json.loads(text)
+                blockers = tuple(Blocker(**row) for row in answer)
+                for blocker in blockers:
+                    if blocker.pid and blocker.belongs_to(ending):
+                        self._connection.send(f"SELECT pg_terminate_backend({blocker.pid})", self._timeout)
+            except (ServerDown, ServerSlow):  # the statement itself will tell
+                self._connection = None
+            except ServerError:  # what keeps us from looking is no reason for the statement to fail
+                pass
+            else:
+                return blockers
+        return ()
 
-        Args:
-            ending: the app whose sessions are ended where they are in the way; empty: nobody's.
-        """
-        self.blockers = ()
-        return lambda: self._look(process, ending)
 
-    def _look(self, process: int, ending: str) -> None:
-        try:
-            if self._connection is None:
-                self._connection = self._open()
-            text = self._connection.ask(locks.BLOCKERS, (str(process),), self._timeout)
-            answer: list[dict[str, Any]] = json.loads(text)
-            blockers = tuple(Blocker(**row) for row in answer)
-            self.blockers = blockers or self.blockers
-            for blocker in blockers:
-                if blocker.pid and blocker.belongs_to(ending):
-                    self._connection.send(f"SELECT pg_terminate_backend({blocker.pid})", self._timeout)
-        except (ServerDown, ServerSlow):  # the statement itself will tell
-            self._connection = None
-        except ServerError:  # what keeps us from looking is no reason for the statement to fail
-            return
+class BlockersOfSession:
+    """Who is in the way of one session: each call looks, and `found` are those of the last look that found any.
+
+    Args:
+        process: the server process of the session.
+        ending: the app whose sessions are ended where they are in the way; empty: nobody's.
+    """
+
+    def __init__(self, search: BlockerSearch, process: int, ending: str = "") -> None:
+        self._search = search
+        self._process = process
+        self._ending = ending
+        self.found: tuple[Blocker, ...] = ()
+
+    def __call__(self) -> None:
+        self.found = self._search.look(self._process, self._ending) or self.found

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
-import random
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,7 +18,6 @@ from multidb.errors import (
     ServerDown,
     ServerError,
     ServerSlow,
-    StatementFailed,
 )
 from multidb.model import (
     App,
@@ -38,7 +35,7 @@ from multidb.model import (
 )
 from multidb.provisioners.postgres.driver.blocking import BlockerSearch
 from multidb.provisioners.postgres.driver.connection import TAKES_KEYS, Connection, SessionOptions, Traffic
-from multidb.provisioners.postgres.driver.refusals import FULL, Refusal
+from multidb.provisioners.postgres.driver.refusals import FULL
 from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.provision import (
     admitted,
@@ -56,12 +53,10 @@ from multidb.provisioners.postgres.provision import (
 )
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
 from multidb.provisioners.postgres.provision.databases import Home, home
-from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.provisioners.postgres.provision.requirements import unmet
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, Reading, Role, password_ref
-from multidb.provisioners.postgres.provision.script import printable
-from multidb.provisioners.postgres.provision.transactions import HELD, batches, filled, hint_for, retryable, send
-from multidb.secrets import Alternate, Secret, SecretStore, redact
+from multidb.provisioners.postgres.provision.sending import Sender
+from multidb.secrets import Alternate, Secret, SecretStore
 
 if TYPE_CHECKING:
     from multidb.provisioners.postgres.isolation import holes_inside
@@ -69,9 +64,7 @@ if TYPE_CHECKING:
 __all__ = ["LOCK_CLASS", "PostgresSession"]
 
 _WORKERS = 4  # more gain nothing: the server does the work
-_ATTEMPTS = 6
 _LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
-_SCRIPTS_FIND = ("$user", "public")  # as a session has it where nobody says otherwise
 LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
 _TURN_TIMEOUT = 15.0  # seconds that one other run may hold the server
 _MOMENT = 1.0  # seconds
@@ -325,29 +318,12 @@ class PostgresSession:
         )
 
     def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
-        """Sends the statements in order; neighbours that may share a transaction do.
-
-        Raises:
-            StatementFailed: at the first failure that a few retries do not cure. Its transaction is rolled back.
-        """
+        """See `Sender.run`."""
         if statements:
             self._main.send("SET statement_timeout = 0", self._server.timeout)  # reading had one
         self._expect_connections(len({statement.scope for statement in statements if statement.scope}))
-        for start, batch in batches(statements):
-            try:
-                self._run_batch(start, batch, secrets)
-            except StatementFailed:
-                raise
-            except ServerError as error:
-                raise StatementFailed(
-                    error.message,
-                    index=start,
-                    durable=start,
-                    where=error.where,
-                    hint=error.hint,
-                    refused=bool(batch[0].scope) and self._answers(error),
-                ) from None
-            yield start + len(batch)
+        sender = Sender(self._server, self._facts, self._main, self._open, self._blocker_search, self._answers)
+        yield from sender.run(statements, secrets)
 
     def _answers(self, error: ServerError) -> bool:
         """Whether the server can be asked for other things after `error`, met in one of its databases."""
@@ -505,68 +481,6 @@ class PostgresSession:
 
     def _ask(self, query: str, parameters: Sequence[str]) -> str:
         return self._main.ask(query, parameters, self._server.timeout)
-
-    def _run_batch(self, start: int, batch: Sequence[Statement], secrets: SecretStore) -> None:
-        texts = [self._text(statement, start + n, start, secrets) for n, statement in enumerate(batch)]
-        scope, ending = batch[0].scope, batch[0].app if batch[0].ends_sessions else ""
-        path = _SCRIPTS_FIND if any(text.startswith("CREATE EXTENSION ") for text in texts) else ()
-        opened = self._open(scope, reading=False, search_path=path) if scope else contextlib.nullcontext(self._main)
-        with opened as connection:
-            look = self._blocker_search.started(connection.process, ending)
-            if scope:
-                for text in texts:
-                    admitted.require(text)
-                self._refuse_event_triggers(connection, scope)
-            for attempt in itertools.count(1):
-                problem = send(connection, texts, look, atomic=batch[0].atomic)
-                if problem is None:
-                    return
-                index, refusal = problem
-                again = retryable(refusal) or (bool(ending) and refusal.sqlstate == HELD)
-                if attempt == _ATTEMPTS or not again:
-                    raise self._failed(batch[index], start + index, start, refusal)
-                time.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempt)  # noqa: S311
-
-    def _text(self, statement: Statement, index: int, durable: int, secrets: SecretStore) -> str:
-        try:
-            return filled(statement, secrets)
-        except ServerError as error:
-            raise StatementFailed(
-                error.message,
-                index=index,
-                durable=durable,
-                where=str(self._server),
-                hint=error.hint,
-                refused=True,
-            ) from None
-
-    def _refuse_event_triggers(self, connection: Connection, database: str) -> None:
-        """`NotAllowed` when a statement there would run, as the admin, a function of somebody who may do less."""
-        if connection.quiets_event_triggers:
-            return
-        triggers = json.loads(connection.ask(interior.EVENT_TRIGGERS, (), self._server.timeout))
-        if triggers:
-            trigger, owner = triggers[0]
-            raise NotAllowed(
-                f"the event trigger {trigger} of database {database} would run a function of {owner} as the admin",
-                where=str(self._server),
-                hint=f"let a superuser disable it there: ALTER EVENT TRIGGER {printable(identifier(trigger))} DISABLE",
-            )
-
-    def _failed(self, statement: Statement, index: int, durable: int, refusal: Refusal) -> StatementFailed:
-        place = f" in database {statement.scope}" if statement.scope else ""
-        message, hint = refusal.message, hint_for(refusal, self._facts)
-        if refusal.sqlstate == HELD and self._blocker_search.blockers:
-            blocker = self._blocker_search.blockers[0]
-            message, hint = blocker.sentence(statement.app), blocker.way_out(statement.app)
-        return StatementFailed(
-            redact(f"{message}{place}, at: {statement.text}"),
-            index=index,
-            durable=durable,
-            where=str(self._server),
-            hint=hint,
-            refused=not refusal.sqlstate.startswith("57P"),  # the server, or this session, is being ended
-        )
 
     def _open(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 from multidb.errors import (
     ServerError,
@@ -17,9 +18,13 @@ from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PostgresFacts
 from multidb.secrets import SecretStore
 
-__all__ = ["HELD", "batches", "filled", "hint_for", "retryable", "send"]
+__all__ = ["HELD", "Batch", "batches", "filled", "hint_for", "retryable", "send", "side_by_side_batches"]
+
+Batch: TypeAlias = tuple[int, Sequence[Statement]]
+"""Statements that are sent as one, and the position of the first."""
 
 _BATCH = 500  # statements in one transaction, so that a thousand apps show progress and fit the server's lock table
+_SIDE_BY_SIDE = 16  # insides, after which progress is shown and a stop is heeded
 _RETRYABLE = frozenset({"40P01", "40001", "55006"})
 HELD = "55P03"
 """The SQLSTATE of a lock that somebody holds."""
@@ -27,8 +32,8 @@ _SOMEBODY_ELSE = frozenset({"42710", "42P04", "23505"})
 _DENIED = frozenset({"42501", "01006", "01007"})
 
 
-def batches(statements: Sequence[Statement]) -> Iterator[tuple[int, Sequence[Statement]]]:
-    """The statements in pieces that are sent as one, each with the position of its first."""
+def batches(statements: Sequence[Statement]) -> Iterator[Batch]:
+    """The statements in pieces that are sent as one."""
     start = 0
     for position in range(1, len(statements) + 1):
         if position == len(statements) or _parted(statements[start:position], statements[position]):
@@ -44,6 +49,21 @@ def _parted(batch: Sequence[Statement], following: Statement) -> bool:
         return True
     # A long piece ends where the next thing begins, so that a thing is never parted from its mark.
     return len(batch) >= _BATCH and following.text.startswith(("CREATE ", "COMMENT ON DATABASE "))
+
+
+def side_by_side_batches(pieces: Iterable[Batch]) -> Iterator[Sequence[Batch]]:
+    """Neighbours that may be sent at the same time, each being for the inside of a database of its own; any other is by
+    itself."""
+    group: list[Batch] = []
+    for piece in pieces:
+        scope = piece[1][0].scope
+        taken = {batch[0].scope for _, batch in group}
+        if group and (not scope or "" in taken or scope in taken or len(group) == _SIDE_BY_SIDE):
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
 
 
 def filled(statement: Statement, secrets: SecretStore) -> str:

@@ -278,7 +278,7 @@ def test_a_deadlock_is_survived(site: Site) -> None:
 def test_the_inside_of_a_database_does_not_wait_for_that_of_another(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_LOCK_TIMEOUT", 120_000)
+    monkeypatch.setattr(session, "LOCK_TIMEOUT", 120_000)
     apps = held, other = [site.app(), site.app()]
     site.apply(apps)
     grant = f"GRANT CREATE ON SCHEMA public TO {PLATFORM}"

@@ -61,11 +61,12 @@ from multidb.secrets import Alternate, Secret, SecretStore
 if TYPE_CHECKING:
     from multidb.provisioners.postgres.isolation import holes_inside
 
-__all__ = ["LOCK_CLASS", "PostgresSession"]
+__all__ = ["LOCK_CLASS", "LOCK_TIMEOUT", "PostgresSession"]
 
 _WORKERS = 4  # more gain nothing: the server does the work
-_LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
 LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
+LOCK_TIMEOUT = 3000
+"""Milliseconds that a statement waits for a lock: an app can hold one for as long as it likes."""
 _TURN_TIMEOUT = 15.0  # seconds that one other run may hold the server
 _MOMENT = 1.0  # seconds
 _BREATH = 0.1  # seconds until a connection may have come free
@@ -497,7 +498,7 @@ class PostgresSession:
         deadline = time.monotonic() + (self._server.timeout if patient else _MOMENT)
         options = SessionOptions(
             statement_timeout=round(self._server.timeout * 1000) if reading else 0,
-            lock_timeout=_LOCK_TIMEOUT,
+            lock_timeout=LOCK_TIMEOUT,
             guarded=True,
             search_path=search_path,
             signs=self._signs.of_process,

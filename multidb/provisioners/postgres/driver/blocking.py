@@ -100,7 +100,7 @@ class BlockerSearch:
 
 
 class BlockersOfSession:
-    """Who is in the way of one session: each call looks, and `found` are those of the last look that found any.
+    """Who is in the way of one session: each call looks, and `last_seen` are those of the last look that saw any.
 
     Args:
         process: the server process of the session.
@@ -111,7 +111,7 @@ class BlockersOfSession:
         self._search = search
         self._process = process
         self._ending = ending
-        self.found: tuple[Blocker, ...] = ()
+        self.last_seen: tuple[Blocker, ...] = ()
 
     def __call__(self) -> None:
-        self.found = self._search.look(self._process, self._ending) or self.found
+        self.last_seen = self._search.look(self._process, self._ending) or self.last_seen

@@ -119,7 +119,7 @@ class Sender:
                 index, refusal = problem
                 again = retryable(refusal) or (bool(ending) and refusal.sqlstate == HELD)
                 if attempt == _ATTEMPTS or not again:
-                    raise self._failed(batch[index], start + index, start, refusal, blockers.found)
+                    raise self._failed(batch[index], start + index, start, refusal, blockers.last_seen)
                 time.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempt)  # noqa: S311
 
     def _text(self, statement: Statement, index: int, durable: int, secrets: SecretStore) -> str:

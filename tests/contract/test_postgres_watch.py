@@ -73,6 +73,14 @@ def _until_it_has(site: Site, app: App, sessions: int) -> None:
         time.sleep(0.05)
 
 
+def _until_it_is(site: Site, app: App, message: str) -> None:
+    """A server reads its files again in a moment."""
+    deadline = time.monotonic() + 30
+    while (found := health(site, app)[1]) != message:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
 def test_what_needs_a_person_is_degraded_and_what_is_refused_is_unhealthy(super_site: Site) -> None:
     app, sql = super_site.app(connection_limit=10), super_site.served.sql
     super_site.apply([app])
@@ -108,6 +116,23 @@ def test_what_needs_a_person_is_degraded_and_what_is_refused_is_unhealthy(super_
     assert health(super_site, app)[0] is Status.HEALTHY
     sql(f"DROP DATABASE {app.id} WITH (FORCE)")
     assert "is not there" in health(super_site, app)[1]
+
+
+@pytest.mark.parametrize(
+    "setting", [f"ALTER {whose} {{}} default_transaction_read_only" for whose in ("ROLE ALL", "SYSTEM")]
+)
+def test_what_makes_every_app_read_only_is_taken_back_where_it_stands(super_site: Site, setting: str) -> None:
+    app, sql = super_site.app(), super_site.served.sql
+    super_site.apply([app])
+    mend = setting.format("RESET")
+    assert PROVISIONER.check_health is not None
+    sql(f"{setting.format('SET')} = on", "SELECT pg_reload_conf()")
+    try:
+        _until_it_is(super_site, app, "the transactions of all apps are read-only")
+        assert mend in PROVISIONER.check_health(tenant(super_site, app), True).fix
+    finally:
+        sql("SET default_transaction_read_only = off", mend, "SELECT pg_reload_conf()")
+    _until_it_is(super_site, app, "wrote and read")
 
 
 def test_a_stale_collation_is_degraded(super_site: Site) -> None:

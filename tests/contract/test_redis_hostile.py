@@ -7,9 +7,11 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import random
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,6 +29,7 @@ from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.backup.keys_file import NEVER, KeysReader, KeysWriter, Record
 from multidb.provisioners.redis.driver.connection import NoConnectionLeft
 from multidb.provisioners.redis.provision.numbers import lock_number
+from multidb.provisioners.redis.provision.resources import RedisFacts
 from tests.contract.case_redis import as_admin, as_app, real_server, redis_binary, valkey_binary
 from tests.contract.redis_project import Project
 from tests.contract.redis_sets import Files, backup, quiet
@@ -125,24 +128,97 @@ def test_an_app_that_takes_all_connections_stops_no_apply_and_no_suspension(stag
         other.execute_command("PING")
 
 
-def test_an_app_that_fills_the_memory_stops_no_apply_and_no_end(stage: Stage) -> None:
+@contextlib.contextmanager
+def writes_refused(admin: redis.Redis, why: str) -> Iterator[None]:
+    """A server that takes no writes: no memory is left, its replicas are gone, its last save has failed."""
+    if why == "MISCONF":
+        folder, name = (admin.execute_command("CONFIG", "GET", key)[1] for key in ("dir", "dbfilename"))
+        in_the_way = Path(folder) / name / "folder"
+        in_the_way.parent.unlink(missing_ok=True)
+        in_the_way.mkdir(parents=True)
+    settings = {"OOM": ("maxmemory", "1"), "NOREPLICAS": ("min-replicas-to-write", "1"), "MISCONF": ("save", "900 1")}
+    setting, value = settings[why]
+    former = admin.execute_command("CONFIG", "GET", setting)[1]
+    admin.execute_command("CONFIG", "SET", setting, value)
+    try:
+        if why == "MISCONF":
+            admin.execute_command("BGSAVE")
+            until = time.monotonic() + 30
+            while "rdb_last_bgsave_status:err" not in admin.execute_command("INFO", "persistence"):
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        yield
+    finally:
+        admin.execute_command("CONFIG", "SET", setting, former)
+        if why == "MISCONF":
+            in_the_way.rmdir()
+            in_the_way.parent.rmdir()
+            admin.execute_command("SAVE")
+
+
+@pytest.fixture
+def renewed_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a holder that is there sees it soon."""
+    monkeypatch.setattr("multidb.provisioners.redis.provision.lock.RENEWAL_INTERVAL", 0.05)
+
+
+@pytest.mark.usefixtures("renewed_often")
+@pytest.mark.parametrize("why", ["OOM", "NOREPLICAS", "MISCONF"])
+def test_a_server_that_takes_no_writes_has_a_lock_and_turns_an_app_off(stage: Stage, why: str) -> None:
     with stage.project.connect() as session, stage.project.connect() as second, as_admin(stage.real) as admin:
-        admin.execute_command("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
-        try:
-            with as_app(stage.project.tenant("alpha")) as client, pytest.raises(redis.exceptions.OutOfMemoryError):
+        with writes_refused(admin, why):
+            with as_app(stage.project.tenant("alpha")) as client, pytest.raises(redis.ResponseError):
                 client.set("alpha:more", "1")
             with session.lock("realtest", "multidb apply by me@here"):
                 with pytest.raises(Locked, match="me@here"), second.lock("realtest", "another"):
                     pass
                 context = replace(stage.context, facts=session.facts)
-                for end in (session.suspension, session.removal):
+                for end in (session.suspension, session.removal) if why == "OOM" else (session.suspension,):
                     statements = end(stage.alpha, context)
                     assert len(list(session.run(statements, stage.project.secrets))) == len(statements) > 0
             assert not stage.project.in_sync("alpha")
             stage.project.apply("alpha")
-        finally:
-            admin.execute_command("CONFIG", "SET", "maxmemory", "0")
-    assert stage.project.in_sync("alpha")
+        assert stage.project.in_sync("alpha")
+        assert admin.execute_command("PUBSUB", "CHANNELS", "__multidb__*") == []
+
+
+@pytest.mark.usefixtures("renewed_often")
+def test_who_locks_by_a_key_and_who_locks_by_a_channel_keep_each_other_out(valkey: Stage) -> None:
+    number = lock_number(RedisFacts.of(valkey.context.facts))
+    with valkey.project.connect() as session, as_admin(valkey.real, number) as admin:
+
+        def refused(holder: str) -> None:
+            with pytest.raises(Locked, match=holder), session.lock("realtest", "another"):
+                pass
+
+        with contextlib.ExitStack() as stack, valkey.project.connect() as first:
+            with writes_refused(admin, "NOREPLICAS"):
+                stack.enter_context(first.lock("realtest", "multidb apply by me@here"))
+            refused("me@here")
+            assert not admin.execute_command("EXISTS", "__multidb__:lock")
+        holder = {"project": "realtest", "holder": "who@there", "since": "now", "client": admin.client_id()}
+        admin.execute_command("SET", "__multidb__:lock", json.dumps(holder))  # as if renewed without end
+        with writes_refused(admin, "NOREPLICAS"):
+            refused("who@there")
+            assert admin.execute_command("PUBSUB", "CHANNELS", "__multidb__*") == []
+        admin.execute_command("DEL", "__multidb__:lock")
+
+
+@pytest.mark.usefixtures("renewed_often")
+def test_a_lock_by_a_channel_is_lost_with_its_connection(valkey: Stage) -> None:
+    with (
+        valkey.project.connect() as session,
+        valkey.project.connect() as second,
+        as_admin(valkey.real) as admin,
+        writes_refused(admin, "NOREPLICAS"),
+        session.lock("realtest", "multidb apply by me@here"),
+    ):
+        statements = session.suspension(valkey.alpha, replace(valkey.context, facts=session.facts))
+        admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        with second.lock("realtest", "another"):
+            time.sleep(0.5)
+        with pytest.raises(MultidbError, match="lock was lost"):
+            list(session.run(statements, valkey.project.secrets))
 
 
 def test_who_comes_while_all_connections_are_taken_waits_for_one(valkey: Stage) -> None:

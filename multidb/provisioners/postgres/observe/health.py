@@ -37,9 +37,15 @@ SELECT pg_catalog.json_build_object(
            - coalesce(pg_catalog.current_setting('reserved_connections', true), '0')::pg_catalog.int4,
   'standby', pg_catalog.pg_is_in_recovery(),
   'read_only', pg_catalog.current_setting('transaction_read_only') = 'on',
+  'set_by', (SELECT source FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only'),
   'stale_collation', {stale})
 FROM pg_catalog.pg_roles r JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
 WHERE r.rolname = session_user"""
+# What takes back a setting that holds in all databases, by what has made it.
+_EVERYWHERE = {
+    "configuration file": "ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()",
+    "global": "ALTER ROLE ALL RESET default_transaction_read_only",
+}
 _STALE = "d.datcollversion <> pg_catalog.pg_database_collation_actual_version(d.oid)"
 _WRITE = (
     f"SELECT pg_catalog.set_config('multidb.probe', pg_catalog.lo_from_bytea(0, '{_WRITTEN}')::pg_catalog.text, true)",
@@ -64,6 +70,7 @@ class _Figures:
     limit: int
     standby: bool
     read_only: bool
+    set_by: str  # what makes it so, as the server calls it
     stale_collation: bool | None
 
 
@@ -148,9 +155,11 @@ def _worry(figures: _Figures, tenant: Tenant) -> tuple[str, str] | None:
     if figures.standby:
         return "the server is a standby and takes no writes", "let the app connect to the primary"
     if figures.read_only:
-        name, database = tenant.app.id, home(tenant.app).database
-        fix = f"multidb apply --app {name}; then, by hand: "
-        fix += f'ALTER DATABASE "{database}" RESET default_transaction_read_only'
+        everywhere = _EVERYWHERE.get(figures.set_by)
+        if everywhere is not None:
+            return "the transactions of all apps are read-only", f"by hand, as the server's admin: {everywhere}"
+        fix = f"multidb apply --app {tenant.app.id}; then, by hand: "
+        fix += f'ALTER DATABASE "{home(tenant.app).database}" RESET default_transaction_read_only'
         return "the app's transactions are read-only", fix
     if figures.my_limit > 0 and figures.mine >= _NEARLY_FULL * figures.my_limit:
         return (

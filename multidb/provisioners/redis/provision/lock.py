@@ -1,16 +1,18 @@
-"""One run at a time on a server: a key that expires, and that a connection holds."""
+"""One run at a time on a server: a key that expires and that a connection holds, or a channel where it cannot write."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import secrets as random
+import random
+import secrets
 import threading
 import time
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 import redis
+from redis.client import PubSub
 from redis.exceptions import MovedError, NoPermissionError, OutOfMemoryError, RedisError, ResponseError
 
 from multidb.errors import Locked, ServerError
@@ -20,14 +22,15 @@ from multidb.provisioners.redis.driver.connection import ask, explained
 __all__ = ["RENEWAL_INTERVAL", "Lease"]
 
 _LOCK_KEY = "__multidb__:lock"  # the prefix of no app
+_CHANNEL = "__multidb__:lock:"  # nor may any listen there
 _LONGEST = 4096  # characters of what the lock says; nothing of ours is as long
 _LOCK_CANDIDATES = 1000  # enough to find one on each of a hundred nodes
 _LOCK_SECONDS = 15
 _LOCK_MILLISECONDS = _LOCK_SECONDS * 1000
 RENEWAL_INTERVAL = 4
+_NO_KEY = -2  # the time to live of a key that is not there
+_WRITES_REFUSED = ("NOREPLICAS", "MISCONF")
 
-# Also on a server without memory: an app that has filled it must not keep the admin from turning its login off.
-_TAKE = "#!lua flags=allow-oom\nreturn redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])"
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 
@@ -37,6 +40,10 @@ class Lease:
 
     A waiting run asks the server whether that connection is still there. A killed process loses it at once; the
     expiry is for a machine that vanished without a word.
+
+    A server that refuses writes takes no key, and an app that has filled its memory must not keep the admin from
+    turning its login off: there the holder listens to a channel that names it. Who has taken the
+    key looks for such a channel, and who listens looks for the key, so that one of two sees the other.
     """
 
     def __init__(self, server: Server, client: redis.Redis, project: str, holder: str) -> None:
@@ -46,6 +53,7 @@ class Lease:
         self._key = _LOCK_KEY
         self._value = ""
         self._stop = threading.Event()
+        self._listening: PubSub | None = None  # instead of a key
         self._until = 0.0
         self._lost = False
         self._thread = threading.Thread(target=self._keep, name="redis-lock", daemon=True)
@@ -55,10 +63,10 @@ class Lease:
             with explained(self._server):
                 self._key = _lock_key(self._client)
                 client_id = ask(self._client, "CLIENT", "ID")
-                self._value = json.dumps({**self._holder, "client": client_id, "token": random.token_hex(8)})
+                self._value = json.dumps({**self._holder, "client": client_id, "token": secrets.token_hex(8)})
                 self._acquire()
         except BaseException:
-            self._client.close()
+            self._close()
             raise
         self._thread.start()
         return self
@@ -68,6 +76,10 @@ class Lease:
         self._thread.join()
         with contextlib.suppress(RedisError):  # it expires by itself
             ask(self._client, "EVAL", _RELEASE, "1", self._key, self._value)
+        self._close()
+
+    def _close(self) -> None:
+        self._stop_listening()
         self._client.close()
 
     def check(self) -> None:
@@ -83,15 +95,16 @@ class Lease:
         left_before, seen = _LOCK_MILLISECONDS, ""
         while True:
             asked = time.monotonic()
-            if self._take():
+            held = self._take()
+            if held is None:
                 self._until = asked + _LOCK_SECONDS
                 return
-            held = str(ask(self._client, "GETRANGE", self._key, "0", str(_LONGEST)))
-            if not held or (self._is_orphan(held) and ask(self._client, "EVAL", _RELEASE, "1", self._key, held)):
+            if not held:
                 continue
             left = ask(self._client, "PTTL", self._key)
             if held != seen:  # another took its place: so it is the next one's turn, and may be ours after it
-                deadline, left_before, seen = time.monotonic() + _LOCK_SECONDS + 2, _LOCK_MILLISECONDS, held
+                longest = _LOCK_SECONDS + 2 if left != _NO_KEY else RENEWAL_INTERVAL + 1  # who listens is there
+                deadline, left_before, seen = time.monotonic() + longest, _LOCK_MILLISECONDS, held
             # A time to live that grows again has been renewed: its holder is alive.
             if left == -1 or left > left_before + 500 or time.monotonic() > deadline:
                 raise Locked(
@@ -102,16 +115,61 @@ class Lease:
             left_before = min(left_before, max(left, 0))
             time.sleep(0.25)
 
-    def _take(self) -> bool:
-        """Whether nobody had it, so that it is ours now."""
-        milliseconds = str(_LOCK_MILLISECONDS)
+    def _take(self) -> str | None:
+        """None: nobody had it, so that it is ours now. Otherwise what its holder says; empty: it is free by now."""
         try:
-            return bool(ask(self._client, "SET", self._key, self._value, "NX", "PX", milliseconds))
-        except OutOfMemoryError as refused:
-            try:
-                return bool(ask(self._client, "EVAL", _TAKE, "1", self._key, self._value, milliseconds))
-            except ResponseError:  # a server before 7, whose scripts may not say so
-                raise refused from None
+            taken = ask(self._client, "SET", self._key, self._value, "NX", "PX", str(_LOCK_MILLISECONDS))
+        except ResponseError as refused:
+            if not isinstance(refused, OutOfMemoryError) and not str(refused).startswith(_WRITES_REFUSED):
+                raise
+            return self._listen(refused)
+        if taken and (other := self._listener()):
+            ask(self._client, "EVAL", _RELEASE, "1", self._key, self._value)
+            return other
+        return None if taken else self._holder_of_key()
+
+    def _holder_of_key(self) -> str:
+        held = str(ask(self._client, "GETRANGE", self._key, "0", str(_LONGEST)))
+        if held and self._is_orphan(held) and ask(self._client, "EVAL", _RELEASE, "1", self._key, held):
+            return ""
+        return held
+
+    def _listen(self, refused: ResponseError) -> str | None:
+        """As `_take`, by the channel. Raises `refused` when the admin may not listen."""
+        pool: Any = self._client.connection_pool
+        another = redis.ConnectionPool(
+            connection_class=pool.connection_class, max_connections=1, **pool.connection_kwargs
+        )
+        self._listening = PubSub(another)
+        try:
+            self._listening.subscribe(_CHANNEL + self._value)
+            if self._listening.get_message(timeout=self._server.timeout) is None:
+                raise redis.TimeoutError
+            held = self._listener()
+            if held is None:
+                key = str(ask(self._client, "GETRANGE", self._key, "0", str(_LONGEST)))
+                held = key if key and not self._is_orphan(key) else None
+        except NoPermissionError:
+            raise refused from None
+        if held is not None:
+            self._stop_listening()
+            time.sleep(random.uniform(0, 0.5))  # noqa: S311 - two that began at once do not go on at once
+        return held
+
+    def _listener(self) -> str | None:
+        """What another says who holds the lock by listening."""
+        try:
+            channels = ask(self._client, "PUBSUB", "CHANNELS", f"{_CHANNEL}{{*")
+        except NoPermissionError:
+            return None
+        others = (str(channel).removeprefix(_CHANNEL) for channel in channels)
+        return next((other for other in others if other != self._value), None)
+
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+            self._listening.connection_pool.disconnect()
+            self._listening = None
 
     def _is_orphan(self, held: str) -> bool:
         """Whether the holder's connection is gone. False when that can't be told."""
@@ -125,13 +183,18 @@ class Lease:
         while not self._stop.wait(RENEWAL_INTERVAL):
             asked = time.monotonic()
             try:
-                held = ask(self._client, "EVAL", _RENEW, "1", self._key, self._value, str(_LOCK_MILLISECONDS))
+                held = self._renewed()
             except RedisError:
-                held = 0
+                held = False
             if not held:
                 self._lost = True
                 return
             self._until = asked + _LOCK_SECONDS
+
+    def _renewed(self) -> bool:
+        if self._listening is not None:
+            return bool(ask(self._client, "PUBSUB", "NUMSUB", _CHANNEL + self._value)[1])
+        return bool(ask(self._client, "EVAL", _RENEW, "1", self._key, self._value, str(_LOCK_MILLISECONDS)))
 
 
 def _lock_key(client: redis.Redis) -> str:

@@ -255,7 +255,8 @@ class RedisSession:
         """One more connection of ours. Where the server has none left, the one who has most of them gives some up."""
         client = self._another(**options)
         try:
-            patiently(self._server, lambda: ask(client, "PING"), self._make_room)
+            # no PING: a server whose last save has failed refuses it
+            patiently(self._server, lambda: ask(client, "CLIENT", "ID"), self._make_room)
         except BaseException:
             client.close()
             raise

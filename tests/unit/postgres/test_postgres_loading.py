@@ -44,6 +44,13 @@ def test_an_index_is_attached_while_nothing_else_is_made() -> None:
     assert steps(listing, frozenset(), [], Beyond()) == (first, [Step([_COMMENT], in_order=True)])
 
 
+def test_checks_that_rows_need_not_pass_are_made_after_the_rows() -> None:
+    rows, check = "13; 0 100 TABLE DATA public t owner", "14; 2606 109 CHECK CONSTRAINT public a_domain c owner"
+    first, last = steps("\n".join([_TABLE, check, _COMMENT, rows, _INDEX]), frozenset(), [], Beyond())
+    assert first == [Step([_TABLE, rows, _INDEX]), Step([check])]
+    assert last == [Step([_COMMENT], in_order=True)]
+
+
 def test_tables_are_made_apart_where_something_comes_between_them_and_their_rows() -> None:
     rows, odd = "13; 0 100 TABLE DATA public t owner", "14; 1259 109 TABLE public TABLE DATA owner"
     after = Step([_ATTACH], in_order=True)
@@ -87,18 +94,28 @@ def test_what_takes_an_admin_is_left_out() -> None:
     assert steps("\n".join([*lines, *kept]), frozenset(), [], beyond) == ([Step(kept)], [])
 
 
-def test_what_calls_functions_and_names_none_is_loaded_apart() -> None:
+def test_what_calls_functions_is_loaded_apart() -> None:
     rows, more = "13; 0 100 TABLE DATA public t owner", "15; 0 110 TABLE DATA public u owner"
     objects, after = "14; 0 0 BLOBS - BLOBS ", Step([_ATTACH], in_order=True)
-    first, last = [Step([_TABLE, rows, objects, more, _INDEX, _FILLING]), after], [Step([_SECURITY], in_order=True)]
-    assert calls_apart(first, last) == (
-        [Step([_TABLE]), Step([rows, more], calls=True), Step([objects, _INDEX]), after],
+    key, about = "16; 2606 111 CONSTRAINT public t key owner", "17; 0 0 COMMENT public INDEX at owner"
+    trigger, check = "18; 2620 112 TRIGGER public t tr owner", "19; 2606 113 CHECK CONSTRAINT public t c owner"
+    lines = [_COMMENT, _TABLE, rows, objects, more, key, _INDEX, about, trigger, check, _FILLING]
+    assert calls_apart([Step(lines), after], [Step([_SECURITY], in_order=True)]) == (
+        [
+            Step([_COMMENT, _TABLE]),
+            Step([rows, more], calls=True),
+            Step([objects]),
+            Step([key, _INDEX, about], calls=True, names=True),
+            Step([trigger]),
+            Step([check], calls=True, names=True),
+            after,
+        ],
         [Step([_SECURITY], in_order=True), Step([_FILLING], in_order=True, calls=True)],
     )
-    late = [Step([_FILLING, _COMMENT], in_order=True)]
-    assert calls_apart([Step([_TABLE, _INDEX])], late) == (
-        [Step([_TABLE, _INDEX])],
-        [Step([_COMMENT], in_order=True), Step([_FILLING], in_order=True, calls=True)],
+    late = [Step([_COMMENT], in_order=True)]
+    assert calls_apart([Step([_TABLE, _FILLING, _INDEX])], late) == (
+        [Step([_TABLE]), Step([_INDEX], calls=True, names=True)],
+        [*late, Step([_FILLING], in_order=True, calls=True)],
     )
 
 

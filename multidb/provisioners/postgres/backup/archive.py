@@ -43,6 +43,7 @@ from multidb.provisioners.postgres.backup import (
     restore,
 )
 from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.delegate import zone_of
 from multidb.provisioners.postgres.backup.dump import held, reading
 from multidb.provisioners.postgres.backup.dump_file import PostgresDumpFile
 from multidb.provisioners.postgres.backup.followed import FollowedPostgres
@@ -200,7 +201,10 @@ class PostgresArchive:
             roles = [*databases.delegates.neighbours(new.app), delegate.name]
             before = AdminInside(inside).of_others(roles)
             kept = restore.kept_rights(databases, new, part, role)
-            expected = archive_tables.Expected(part.measures, kept, _surroundings(target, AppNames.of(new.app.id).user))
+            login = AppNames.of(new.app.id).user
+            zone = restore.zone_of_set(databases, part) or zone_of(target, login, delegate, live.name)
+            surroundings = programs.Surroundings(zone, _path(target, login))
+            expected = archive_tables.Expected(part.measures, kept, surroundings)
             archive_tables.exchange(source, target, role, tables, script, expected)
             restore.require_none_of_others(AdminInside(inside).of_others(roles) - before, databases.where)
 
@@ -222,10 +226,9 @@ class PostgresArchive:
             target.script(text)
 
 
-def _surroundings(connection: Connection, login: str) -> programs.Surroundings:
-    """What the login has of its own settings when it writes rows in this database."""
-    path = members(connection.ask(contents.PATH, (login,))) if connection.ask(contents.CALLS) == "t" else ()
-    return programs.Surroundings(connection.ask(contents.ZONE, (login,)) or programs.USUAL_ZONE, path)
+def _path(connection: Connection, login: str) -> Sequence[str]:
+    """Where the login looks names up in this database, if what keeps its rows may."""
+    return members(connection.ask(contents.PATH, (login,))) if connection.ask(contents.CALLS) == "t" else ()
 
 
 def _own(source: ImportSource) -> PostgresSource:

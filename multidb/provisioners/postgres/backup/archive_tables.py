@@ -15,7 +15,7 @@ from typing import Any
 from multidb.errors import ArchiveError, Refused, ServerError
 from multidb.model import Measures, listed
 from multidb.provisioners.postgres.backup import contents, storage
-from multidb.provisioners.postgres.backup.programs import USUAL, USUAL_ZONE, Surroundings
+from multidb.provisioners.postgres.backup.programs import USUAL, USUAL_ZONE, Surroundings, behind_the_servers
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
@@ -202,7 +202,10 @@ def exchange(
     _do(target, *(f"GRANT {right} TO {identifier(role)}" for right in lacking))
     for table in tables:
         _fill(source, target, table, expected)
+    if path := expected.surroundings.path:
+        _do(target, _looking_up(behind_the_servers(path)))
     _do(target, script(patterns, "post-data"))
+    _do(target, _looking_up(()))
     _make_again(target, keys, [table.name for table in tables if table.forced])
     _do(target, *_statistics(json.loads(source.ask(_STATISTICS, asked))), *_in_publications(published))
     _do(target, *(f"REVOKE {right} FROM {identifier(role)}" for right in lacking))
@@ -242,15 +245,14 @@ def _fill(source: Connection, target: Connection, table: _Table, expected: Expec
     if table.rows:
         what = f"{table.name} ({', '.join(table.written)})" if table.written else table.name
         around = expected.surroundings
-        path = ", ".join(map(identifier, around.path)) or "''"
-        _do(target, f"SET TimeZone = {literal(around.zone or USUAL_ZONE)}", f"SET search_path = {path}")
+        _do(target, f"SET TimeZone = {literal(around.zone or USUAL_ZONE)}", _looking_up(around.path))
         try:
             # As they are stored: not every byte of every encoding has a place in the sessions' own.
             encoding = f"(ENCODING {literal(source.ask('SELECT getdatabaseencoding()'))})"
             source.copy_to(f"COPY {what} TO STDOUT {encoding}", target, f"COPY {what} FROM STDIN {encoding}")
         except ServerError as error:
             raise _failed(error.message) from None
-        _do(target, f"SET TimeZone = {literal(USUAL_ZONE)}", "SET search_path = ''")
+        _do(target, f"SET TimeZone = {literal(USUAL_ZONE)}", _looking_up(()))
         name = f"table {table.name}"
         count, digest = contents.rows(lambda query: target.ask(query, ()), table.name, table.columns)
         if (count, digest) != (expected.measures.counts[name], expected.measures.fingerprints[name]):
@@ -259,6 +261,10 @@ def _fill(source: Connection, target: Connection, table: _Table, expected: Expec
         position = f"SELECT json_build_array(last_value, is_called) FROM {sequence}"  # noqa: S608
         last, called = json.loads(source.ask(position, ()))
         _do(target, f"SELECT pg_catalog.setval({literal(sequence)}, {last}, {str(called).lower()})")
+
+
+def _looking_up(path: Sequence[str]) -> str:
+    return f"SET search_path = {', '.join(map(identifier, path)) or literal('')}"
 
 
 def _give_rights(

@@ -110,14 +110,23 @@ _SET_FOR = """(
 # $1: a login. The time zone that it works in; empty: the server's.
 ZONE = f"SELECT coalesce({_SET_FOR.format('timezone')}, '')"
 
-# Whether a load may call functions that look names up: checks of rows, generated columns, materialized views.
+# Whether a load may call functions that look names up: checks of rows, keys of partitions, generated columns, indexes,
+# materialized views. By themselves, or in operators, aggregates and operator classes.
 CALLS = """
+WITH called AS MATERIALIZED (
+  SELECT refclassid, refobjid FROM pg_depend d
+  WHERE refobjid >= 16384 AND (
+    d.classid IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass)
+    OR d.classid = 'pg_class'::regclass AND d.objid IN (SELECT oid FROM pg_class WHERE relkind IN ('i', 'I', 'r', 'p'))
+    OR d.classid = 'pg_rewrite'::regclass AND EXISTS (SELECT FROM pg_class WHERE relkind = 'm')))
 SELECT EXISTS (
-  SELECT FROM pg_depend d JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-  JOIN pg_language l ON l.oid = p.prolang
-  WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal')
-    AND (d.classid IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass) OR d.classid = 'pg_rewrite'::regclass
-         AND EXISTS (SELECT FROM pg_class WHERE relkind = 'm')))"""
+  SELECT FROM called JOIN pg_proc p ON refclassid = 'pg_proc'::regclass AND p.oid = refobjid
+  JOIN pg_language l ON l.oid = p.prolang WHERE p.prokind = 'a' OR l.lanname NOT IN ('c', 'internal'))
+  OR EXISTS (
+  SELECT FROM called WHERE refclassid IN ('pg_operator'::regclass, 'pg_opclass'::regclass, 'pg_opfamily'::regclass))
+  AND EXISTS (
+  SELECT FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+  WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal') AND p.prorettype <> 'trigger'::regtype)"""
 
 # $1: a login. Where it looks names up.
 PATH = f"SELECT coalesce({_SET_FOR.format('search_path')}, '\"$user\", public')"

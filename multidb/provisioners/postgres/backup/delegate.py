@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from multidb.errors import AuthenticationFailed, Conflict, NotAllowed, ServerError
 from multidb.model import App, Owner, Server, listed
+from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.backup.places import DELEGATE, place_mark
 from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.provision import scram
@@ -28,7 +29,7 @@ from multidb.provisioners.postgres.provision.roles import AppNames
 from multidb.provisioners.postgres.provision.script import printable
 from multidb.secrets import Secret, generate
 
-__all__ = ["Delegate", "Delegates"]
+__all__ = ["Delegate", "Delegates", "zone_of"]
 
 # $1: names of roles (JSON array), $2: the app. Those that multidb has made for it.
 _OWN = """
@@ -77,11 +78,11 @@ class Delegate:
     def name(self) -> str:
         return self.server.endpoint.user
 
-    def open(self, database: str, search_path: Sequence[str] = ()) -> Connection:
+    def open(self, database: str, search_path: Sequence[str] = (), *, own_zone: bool = False) -> Connection:
         """A connection of it.
 
         Args:
-            search_path: as in `SessionOptions`.
+            search_path, own_zone: as in `SessionOptions`.
 
         Raises:
             AuthenticationFailed: the server lets named logins in only, and not this one.
@@ -94,7 +95,7 @@ class Delegate:
                 Traffic(),
                 database=database,
                 user=self.name,
-                options=SessionOptions(guarded=True, search_path=search_path, signs=self.signs),
+                options=SessionOptions(guarded=True, search_path=search_path, own_zone=own_zone, signs=self.signs),
             )
         except AuthenticationFailed as error:
             raise AuthenticationFailed(
@@ -102,6 +103,15 @@ class Delegate:
                 where=error.where,
                 hint=f"inside an app's database multidb is {self.name}: let it in by pg_hba.conf, as the app's logins",
             ) from None
+
+
+def zone_of(connection: Connection, login: str, delegate: Delegate, database: str) -> str:
+    """The time zone in which the login works in the database of the connection: what is set for it or for that, else
+    the server's."""
+    if stored := connection.ask(contents.ZONE, (login,)):
+        return stored
+    with delegate.open(database, own_zone=True) as own:
+        return own.ask("SELECT current_setting('TimeZone')")
 
 
 class Delegates:

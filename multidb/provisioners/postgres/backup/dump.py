@@ -20,7 +20,7 @@ from multidb.errors import ArchiveError, ServerDown, ServerError, ServerSlow
 from multidb.model import App, ArchiveWriter, Measures, Part, Place, PlaceKind, Progress, counted, listed
 from multidb.provisioners.postgres.backup import bound, configuration, contents, programs, storage
 from multidb.provisioners.postgres.backup.databases import Databases
-from multidb.provisioners.postgres.backup.delegate import Delegate
+from multidb.provisioners.postgres.backup.delegate import Delegate, zone_of
 from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.places import NEW, OLD
 from multidb.provisioners.postgres.backup.programs import Program
@@ -146,12 +146,20 @@ def _details(
         "locale": Locale.read(database).document(),
         "settings": settings,
         "settings_everywhere": everywhere,
-        "zone": connection.ask(contents.ZONE, (login,)),
+        "zone": _zone(databases, place.database, delegate, connection, login),
         "path": connection.ask(contents.PATH, (login,)) if connection.ask(contents.CALLS) == "t" else None,
         "schema": place.schema,
         "beyond": document,
         "notes": notes,
     }
+
+
+def _zone(databases: Databases, database: str, delegate: Delegate, connection: Connection, login: str) -> str:
+    """The time zone in which the app works; empty on a copy of its server, which may have another one, where it is the
+    server's."""
+    if databases.server.scratch:
+        return connection.ask(contents.ZONE, (login,))
+    return zone_of(connection, login, delegate, database)
 
 
 def _as_there(databases: Databases, app: App) -> App:

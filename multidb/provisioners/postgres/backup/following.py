@@ -10,13 +10,11 @@ from typing import Final
 
 from multidb.model import Lag, Place, Progress
 from multidb.progress import ProgressTimer
-from multidb.provisioners.postgres.backup import contents, importing
+from multidb.provisioners.postgres.backup import importing
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.followed import FollowedPostgres
-from multidb.provisioners.postgres.backup.programs import USUAL_ZONE
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
-from multidb.provisioners.postgres.provision.roles import AppNames
 
 __all__ = ["drain", "follow", "lag"]
 
@@ -81,12 +79,13 @@ def drain(databases: Databases, place: Place, source: FollowedPostgres, mark: st
     role = databases.owner_of(place)
     with (
         databases.delegates.acting(place.app, role, [place.name], reads=False) as delegate,
-        delegate.open(place.name) as connection,
+        delegate.open(place.name, own_zone=True) as connection,
     ):
         connection.execute(f"SET ROLE {identifier(role)}")
         for name, value, called in source.sequences():
             connection.ask(f"SELECT setval({literal(name)}::regclass, {int(value)}, {str(called).lower()})")
-        zone = connection.ask(contents.ZONE, (AppNames.of(place.app.id).user,))
-        connection.execute(f"SET TimeZone = {literal(zone or USUAL_ZONE)}")
+        zone = source.zone()
+        if zone and databases.knows_zone(zone):
+            connection.execute(f"SET TimeZone = {literal(zone)}")
         for name in json.loads(connection.ask(_FILLED_BY_QUERIES)):
             connection.execute(f"REFRESH MATERIALIZED VIEW {name}")

@@ -10,13 +10,14 @@ from typing import BinaryIO, Final
 
 from multidb.errors import ArchiveError, WrongVersion
 from multidb.model import App, Place, Progress, StoreContext, Survey, listed
-from multidb.provisioners.postgres.backup import extensions, restore
+from multidb.provisioners.postgres.backup import contents, extensions, restore
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.dump_file import PostgresDumpFile
 from multidb.provisioners.postgres.backup.locales import COLLATIONS, Locale
 from multidb.provisioners.postgres.backup.source import PostgresSource
 from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
+from multidb.provisioners.postgres.provision.roles import AppNames
 
 __all__ = ["WHOLE", "bring_in", "load_file", "survey", "survey_of_file"]
 
@@ -55,8 +56,19 @@ def load_file(databases: Databases, place: Place, source: PostgresDumpFile, prog
     entries, lacking = _in_version_of(databases, source)
     if lacking:
         raise ArchiveError(f"the server lacks {listed(lacking)}, which the dump needs", where=source.where)
+    part = source.part(place.app, entries)
+    part = replace(part, details={**part.details, "zone": _zone_here(databases, place.app)})
     with source.lying() as dump:
-        restore.restore(databases, place, source.part(place.app, entries), _NoReader(), progress, dump)
+        restore.restore(databases, place, part, _NoReader(), progress, dump)
+
+
+def _zone_here(databases: Databases, app: App) -> str:
+    """The time zone that is set for the app here, since a dump does not say its own; empty: the server's."""
+    database = home(app).database
+    if not databases.find(database).get(database, {}).get("open"):
+        return ""
+    with databases.open(database) as connection:
+        return connection.ask(contents.ZONE, (AppNames.of(app.id).user,))
 
 
 class _NoReader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -48,6 +49,8 @@ _HEAD = 1 << 20  # bytes of a dump, at whose beginning it says how names are loo
 _PINNING = b"SELECT pg_catalog.set_config('search_path', '', false);"
 _UNPINNING = b"RESET search_path;"  # to what the session has begun with
 _ROWS = "TABLE DATA "
+_CHECK = "CHECK CONSTRAINT "
+_KEPT_BY = ("INDEX ", "CONSTRAINT ", _CHECK)  # what may call functions for every row
 _SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
 _ATTACHING, _REFERRING, _COMMENT = "INDEX ATTACH ", "FK CONSTRAINT ", "COMMENT "
 
@@ -59,11 +62,13 @@ class Step:
     Args:
         in_order: one after the other, never at once.
         calls: functions of the app may be called, and look names up where the session does; for a file of ours.
+        names: the lines do name things: what they mean is the server's own before it is the app's.
     """
 
     lines: Sequence[str]
     in_order: bool = False
     calls: bool = False
+    names: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,8 @@ def steps(
     An index of a partition is attached while nothing else is made: `pg_restore` does not know of the locks which that
     takes, and two of its connections would wait for each other. Foreign keys may need what is attached. Row security
     comes after everything that it would hide rows from (a foreign key of a table that forces it upon its owner is
-    refused), and materialized views are filled after it, as their owner would fill them.
+    refused), and materialized views are filled after it, as their owner would fill them. A check that rows need not
+    pass (NOT VALID) comes after all of them: one of a domain would be made beside them.
 
     Args:
         schemas: those that are made already, with the extensions in them.
@@ -144,14 +150,15 @@ def steps(
         if not (beyond.leaves_out(catalog, oid, what) or (what.startswith("POLICY ") and oid in known)):
             kept[line] = what
     attaching = [line for line, what in kept.items() if what.startswith(_ATTACHING)]
+    checks = [line for line, what in kept.items() if what.startswith(_CHECK)]
     late: tuple[str, ...] = (_SECURITY, _FILLING) if any(what.startswith(_SECURITY) for what in kept.values()) else ()
-    if policies or attaching:  # nothing hangs on a comment, and what it is about may be made late
+    if policies or attaching or checks:  # nothing hangs on a comment, and what it is about may be made late
         late += (_COMMENT,)
     last = [line for line, what in kept.items() if what.startswith(late)]
     last.sort(key=lambda line: late.index(next(start for start in late if kept[line].startswith(start))))
-    for line in last:
+    for line in (*last, *checks):
         del kept[line]
-    return _first(kept, attaching), [Step(last, in_order=True)] if last else []
+    return [*_first(kept, attaching), *([Step(checks)] if checks else [])], [Step(last, in_order=True)] if last else []
 
 
 def _first(kept: Mapping[str, str], attaching: Sequence[str]) -> list[Step]:
@@ -173,18 +180,26 @@ def schema_apart(steps: Sequence[Step]) -> tuple[Step, list[Step]]:
 
 
 def calls_apart(first: Sequence[Step], last: Sequence[Step]) -> tuple[list[Step], list[Step]]:
-    """The same steps with what calls functions and names none by itself apart: the rows of tables, and last of all the
-    filling of materialized views."""
+    """The same steps with what calls functions apart: the rows of tables, indexes and constraints, and last of all the
+    filling of materialized views. Rows and fillings name no function by themselves, indexes and constraints do."""
     before: list[Step] = []
     for step in first:
-        rows = [line for line in step.lines if _is(line, _ROWS)]
-        start = step.lines.index(rows[0]) if rows else len(step.lines)
+        begun = (number for number, line in enumerate(step.lines) if _is(line, (_ROWS, _FILLING, *_KEPT_BY)))
+        start = next(begun, len(step.lines))
+        rows = [line for line in step.lines[start:] if _is(line, _ROWS)]
         rest = [line for line in step.lines[start:] if not _is(line, (_ROWS, _FILLING))]
-        parts = (Step(step.lines[:start], step.in_order), Step(rows, calls=True), Step(rest, step.in_order))
+        runs = [(calls, list(run)) for calls, run in itertools.groupby(rest, _is_kept)]
+        parts = [Step(step.lines[:start], step.in_order), Step(rows, calls=True)]
+        parts += [Step(run, step.in_order, calls, names=calls) for calls, run in runs]
         before += [part for part in parts if part.lines]
     after = [replace(step, lines=[line for line in step.lines if not _is(line, _FILLING)]) for step in last]
     views = [line for step in (*first, *last) for line in step.lines if _is(line, _FILLING)]
     return before, [step for step in (*after, Step(views, in_order=True, calls=True)) if step.lines]
+
+
+def _is_kept(line: str) -> bool:
+    """Comments stand between what they are about."""
+    return _is(line, (*_KEPT_BY, _COMMENT)) and not _is(line, _ATTACHING)
 
 
 def _is(line: str, starts: str | tuple[str, ...]) -> bool:

@@ -30,6 +30,7 @@ from multidb.distribution import add_command
 from multidb.errors import ArchiveError, ServerSlow, WrongVersion
 from multidb.model import Endpoint, Server
 from multidb.progress import ProgressTimer, ended_without
+from multidb.provisioners.postgres.backup import violations
 from multidb.provisioners.postgres.backup.inside import Inside, located
 from multidb.provisioners.postgres.driver import session_settings
 from multidb.provisioners.postgres.driver.session_settings import OLDEST, Powers
@@ -43,6 +44,7 @@ __all__ = [
     "Program",
     "Surroundings",
     "address",
+    "behind_the_servers",
     "candidates",
     "program_at",
     "program_inside",
@@ -65,6 +67,7 @@ _PIPE = 1 << 20  # bytes of output that may wait for us, where the system lets u
 _HEARD = 1 << 14  # bytes of it that are kept
 _FIRST_LINE = 5.0  # seconds
 USUAL_ZONE: Final = "UTC"
+_SERVERS_OWN: Final = "pg_catalog"
 _APART = 17  # programs of this version and newer restore into no older server
 
 
@@ -211,6 +214,11 @@ class Surroundings:
 
 
 USUAL: Final = Surroundings()
+
+
+def behind_the_servers(path: Sequence[str]) -> Sequence[str]:
+    """The same schemas behind the server's own, where all is found that a statement of pg_dump names without one."""
+    return [_SERVERS_OWN, *(schema for schema in path if schema != _SERVERS_OWN)]
 
 
 def address(
@@ -402,6 +410,8 @@ def running(
                 hint="look at what the app's functions do: one that the load calls may never end",
             )
         if process.returncode != 0:
+            if (broken := violations.violation(complaints.all())) is not None:
+                raise ArchiveError(redact(broken), where=where, hint=violations.HINT)
             complaint = redact(complaints.last(after_first_line=program.inside is not None))
             name = Path(program.path).name
             raise ArchiveError(f"{name} failed: {complaint or f'it ended with code {process.returncode}'}", where=where)
@@ -460,10 +470,14 @@ class _Complaints:
 
     def last(self, *, after_first_line: bool) -> str:
         """The end of what the program printed, at most `_SHOWN` characters."""
-        text = self._end.decode(errors="replace")
+        text = self.all()
         if after_first_line and self._start.startswith(self._end):  # all of it is still there
             text = text.partition("\n")[2]
         return text.strip()[-_SHOWN:]
+
+    def all(self) -> str:
+        """What is kept of what the program printed."""
+        return self._end.decode(errors="replace")
 
 
 def _environment(password: Secret | None) -> Mapping[str, str]:

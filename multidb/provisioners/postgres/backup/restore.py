@@ -41,7 +41,7 @@ from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, 
 from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.setting_values import members
 
-__all__ = ["Load", "kept_rights", "require_none_of_others", "require_same_kind", "restore"]
+__all__ = ["Load", "kept_rights", "require_none_of_others", "require_same_kind", "restore", "zone_of_set"]
 
 _MAGIC = b"PGDMP"
 _CHUNK = 1 << 20
@@ -148,6 +148,14 @@ def require_none_of_others(held: frozenset[tuple[str, ...]], where: str) -> None
             where=where,
             hint="the set makes things in another name than the app's own: do not use it",
         )
+
+
+def zone_of_set(databases: Databases, part: Part) -> str | None:
+    """The time zone in which the app worked, where the set says one that the server has: what was checked by it passes
+    again."""
+    zone = part.details.get("zone")
+    sound = isinstance(zone, str) and zone != "" and zone.isprintable()
+    return str(zone) if sound and databases.knows_zone(str(zone)) else None
 
 
 @contextlib.contextmanager
@@ -261,16 +269,9 @@ class Load:
     def target(
         self, delegate: Delegate, role: str | None, *, tablespaces: bool = True, path: Sequence[str] = ()
     ) -> loading.Target:
-        surroundings = programs.Surroundings(self._zone(), path)
+        surroundings = programs.Surroundings(zone_of_set(self.databases, self.part), path)
         address = self.databases.address(self.program, delegate, self.place.name, surroundings)
         return loading.Target(self.program, address, role, delegate.password, self.databases.server, tablespaces)
-
-    def _zone(self) -> str | None:
-        """The time zone in which the app works, where the set says one that the server has: what was checked by it
-        passes again."""
-        zone = self.part.details.get("zone")
-        sound = isinstance(zone, str) and zone != "" and zone.isprintable()
-        return str(zone) if sound and self.databases.knows_zone(str(zone)) else None
 
     def _path(self) -> Sequence[str]:
         """The schemas in which the app looks names up, where the set has functions that are called by a load."""
@@ -380,15 +381,20 @@ class Load:
             tables, first = loading.schema_apart(first)
             loading.load(target, self.file, tables, timer=timer)
             self.run(delegate, [f"SET ROLE {identifier(self.role)}", *(column.loading for column in columns)])
-        calling = target
-        if path := self._path():
+        path = self._path()
+        if path:
             first, last = loading.calls_apart(first, last)
-            calling = self.target(delegate, self.role, tablespaces=usable, path=path)
+
+        def load(step: loading.Step) -> None:
+            there = (programs.behind_the_servers(path) if step.names else path) if step.calls else ()
+            target = self.target(delegate, self.role, tablespaces=usable, path=there)
+            loading.load(target, self.file, step, timer=timer)
+
         for step in first:
-            loading.load(calling if step.calls else target, self.file, step, timer=timer)
+            load(step)
         self.make_policies(delegate, policies)
         for step in last:
-            loading.load(calling if step.calls else target, self.file, step, timer=timer)
+            load(step)
         if columns:
             self.run(delegate, [f"SET ROLE {identifier(self.role)}", *(column.declared for column in columns)])
 

@@ -138,8 +138,8 @@ class PostgresSource:
     def major(self) -> int:
         return self._connection.version // 10000
 
-    def _connected(self) -> Connection:
-        options = SessionOptions(guarded=True, signs=self._signs.of_process)
+    def _connected(self, *, own_zone: bool = False) -> Connection:
+        options = SessionOptions(guarded=True, own_zone=own_zone, signs=self._signs.of_process)
         server, user = self.server, self.server.endpoint.user
         return Connection(
             server, self._password, _APPLICATION, Traffic(), database=self._database, user=user, options=options
@@ -339,7 +339,7 @@ class PostgresSource:
                 "policies": json.loads(ask(contents.POLICIES)),
                 "locale": locale.document(),
                 "settings": settings,
-                "zone": ask(contents.ZONE, ("",)),
+                "zone": self.zone(),
                 "path": ask(contents.PATH, ("",)) if ask(contents.CALLS) == "t" else None,
                 "beyond": self._beyond_document(ask),
                 "storage": storage.find(ask, self._connection.version),
@@ -353,6 +353,14 @@ class PostgresSource:
             count, digest = contents.rows(ask, name, columns, condition or "")
             fingerprints[configuration.label(name)] = configuration.fingerprint(count, digest)
         return fingerprints
+
+    def zone(self) -> str:
+        """The time zone in which who works there does; empty where the login has one of its own instead."""
+        stored, own = (self._connection.ask(contents.ZONE, (login,)) for login in ("", self.server.endpoint.user))
+        if stored or own:
+            return stored
+        with self._connected(own_zone=True) as connection:
+            return connection.ask("SELECT current_setting('TimeZone')")
 
     def _held(self, connection: Connection) -> contents.Contents:
         """What there is to measure, its tables locked against everything but reading and writing."""

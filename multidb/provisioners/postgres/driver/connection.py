@@ -97,6 +97,7 @@ class SessionOptions:
         search_path: what scripts of extensions find as the session's own path, and put behind theirs. The session has
             the server's schemas all the same.
         fresh: nothing in the database is an app's yet: views may be looked into, as such scripts do.
+        own_zone: its time zone is the one that the server, the database and the login say.
         signs: what is seen of a session, by its process, while it works and says nothing (`Signs.of_process`).
     """
 
@@ -105,6 +106,7 @@ class SessionOptions:
     guarded: bool = False
     search_path: Sequence[str] = ()
     fresh: bool = False
+    own_zone: bool = False
     signs: Callable[[int], object] | None = None
 
 
@@ -156,6 +158,8 @@ class Connection:
                 lock_timeout=options.lock_timeout,
                 foreign=away and self._as_admin and not options.fresh,
             )
+            if options.own_zone:
+                del chosen["TimeZone"]
             path = ", ".join(map(identifier, options.search_path))
             return {**chosen, "search_path": path} if path else chosen
 

@@ -349,13 +349,18 @@ def dumped(source: Cluster, path: Path, *options: str) -> Path:
 
 @pytest.mark.parametrize("form", ["custom", pytest.param("directory", marks=pytest.mark.rare)])
 def test_a_dump_is_loaded_as_it_lies(folder: Folder, old: str, source: Cluster, tmp_path: Path, form: str) -> None:
+    visits = "CREATE TABLE visits (at timestamptz, day date, CHECK (at::date = day))"
+    written = "INSERT INTO visits VALUES ('2024-01-01 00:30+09', '2024-01-01')"
+    source.sql(visits, "SET TimeZone = 'Asia/Tokyo'", written, database="old")
     dump = dumped(source, tmp_path / "old.dump", f"--format={form}")
     seen = run(folder, "shop", "--from-postgres", str(dump), "--json")
     assert seen.code == 0, seen.err
     (survey,) = seen.json()["data"]["sources"]
-    assert (survey["product"], survey["counts"]["tables"]) == ("dump of PostgreSQL 18, by pg_dump 18", 2)
+    assert (survey["product"], survey["counts"]["tables"]) == ("dump of PostgreSQL 18, by pg_dump 18", 3)
     assert any("1 publication" in loss for loss in survey["losses"])
     assert there(folder) == []
+    with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:  # a dump does not say its own
+        connection.execute("SET ROLE NONE; ALTER ROLE CURRENT_USER IN DATABASE shop SET TimeZone = 'Asia/Tokyo'")
     done = run(folder, "shop", "--from-postgres", str(dump), "--yes")
     assert done.code == 0, done.out + done.err
     with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:

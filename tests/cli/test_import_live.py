@@ -29,12 +29,16 @@ THEIRS = (
     "$$BEGIN INSERT INTO logged VALUES (NEW.id); RETURN NEW; END$$",
     "CREATE TRIGGER noted AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION note()",
     "CREATE MATERIALIZED VIEW total AS SELECT count(*) FROM orders",
+    # as the server's time zone there tells days
+    "CREATE TABLE visits (id int PRIMARY KEY, at timestamptz, day date, CHECK (at::date = day))",
+    "INSERT INTO visits VALUES (1, '2024-01-01 00:30+09', '2024-01-01')",
+    "CREATE MATERIALIZED VIEW days AS SELECT at::date AS day FROM visits",
 )
 
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[Cluster]:
-    with cluster(18, wal_level="logical") as served:
+    with cluster(18, wal_level="logical", TimeZone="Asia/Tokyo") as served:
         served.sql(f"CREATE ROLE {OWNER} LOGIN REPLICATION PASSWORD '{PASSWORD}'")
         yield served
 
@@ -132,6 +136,7 @@ def test_it_follows_a_source_that_is_written_and_takes_its_place(folder: Folder,
         rows = {number for (number,) in connection.execute("SELECT id FROM orders WHERE note = 'live'")}
         assert rows == set(ids), "what was committed at the source is here, and nothing else"
         assert connection.execute("SELECT * FROM total").fetchone() == (3000 + len(ids),)
+        assert connection.execute("SELECT day::text FROM days").fetchone() == ("2024-01-01",)
         (new,) = connection.execute("INSERT INTO orders (note) VALUES ('here') RETURNING id").fetchone() or (0,)
         assert new > max(ids)
     assert left_at(source) == [("{default_transaction_read_only=on}",)]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from multidb.errors import ArchiveError
+from multidb.errors import ArchiveError, ServerError
 from multidb.model import App, PlaceKind, TableArchive
 from multidb.provisioners.postgres.isolation import rights
 from tests.contract.postgres_sets import archive, backed_up, brought_back, quiet
@@ -374,6 +374,17 @@ def test_whose_rights_do_not_come_back_is_said(site: Site) -> None:
     part, _ = backed_up(site, app)
     (note,) = part.notes
     assert note.startswith(f"rights of {reports} in it do not come back")
+
+
+def test_a_library_that_is_missing_is_named_with_what_resets_it(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    site.served.sql(f"ALTER DATABASE {app.id} SET session_preload_libraries = 'nowhere'")
+    with pytest.raises(ServerError, match=r"lets nobody in.*nowhere") as raised:
+        backed_up(site, app)
+    assert "RESET session_preload_libraries" in raised.value.hint
+    site.served.sql(f"ALTER DATABASE {app.id} RESET session_preload_libraries")
+    backed_up(site, app)
 
 
 def test_a_check_of_a_domain_that_rows_need_not_pass_is_made_after_them(site: Site) -> None:

@@ -87,6 +87,13 @@ _CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], .
         "close some, or raise max_connections",
     ),
     (
+        ("could not access file", "could not load library"),
+        ServerError,
+        "cannot load a library that is set for the login or the database, and lets nobody in",
+        "install it, or reset that, as an admin: ALTER DATABASE (or ROLE) .. RESET session_preload_libraries (or "
+        "local_preload_libraries)",
+    ),
+    (
         ("expected authentication request", "received invalid response to SSL", "received invalid response to GSS"),
         WrongVersion,
         "is not a Postgres server",

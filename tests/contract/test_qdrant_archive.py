@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import uuid
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from multidb.errors import ArchiveError, Conflict, WrongVersion
+from multidb.errors import ArchiveError, Conflict, ServerError, WrongVersion
 from multidb.model import PlaceKind
+from multidb.provisioners.qdrant.backup.archive import QdrantArchive
+from multidb.provisioners.qdrant.driver.transport import Reply
 from multidb.provisioners.qdrant.provision.options import ServerOptions
+from multidb.provisioners.qdrant.provision.statements import Call
 from tests.contract.case_qdrant import ask, local_folder, real_server
 from tests.contract.qdrant_driver import Driver, app
 from tests.contract.qdrant_sets import Files, archive, contents, put, quiet, saved
@@ -64,6 +68,9 @@ PAYLOADS: list[dict[str, Any]] = [
     {"tenant_id": "lernmi", "deep": {"list": [1, {"x": None}], "ü": "ß\n\u2028"}},
     {"tenant_id": "a customer", "big": 2**53 + 1, "small": -1.5e-7, "truth": True},
     {"tenant_id": "lernmi", "empty": {}, "none": None, "text": 'quoted "words"', "float": 0.1},
+    {"tenant_id": ["a customer", "lernmi"]},
+    {"tenant_id": ["lernmi"]},
+    {"tenant_id": [["lernmi"], "a customer", None]},
     {},
 ]
 
@@ -75,7 +82,7 @@ def filled(driver: Driver) -> Driver:
         {
             "id": n if n % 2 else str(uuid.UUID(int=n)),
             "vector": [numbers.uniform(-1, 1) for _ in range(4)],
-            "payload": PAYLOADS[n % 4],
+            "payload": PAYLOADS[n % len(PAYLOADS)],
         }
         for n in range(1, 40)
     ]
@@ -170,9 +177,10 @@ def test_a_copy_for_another_app_is_that_apps(driver: Driver) -> None:
         open_.replace(new, context)
     driver.apply()
     tenants = [point["payload"].get("tenant_id") for point in contents(driver.real, "devao_plain")]
-    assert set(tenants) == {"devao", "a customer", None}
+    several = ["['a customer', 'devao']", "['devao']", "[['lernmi'], 'a customer', None]"]
+    assert {str(tenant) for tenant in tenants} == {"devao", "a customer", "None", *several}
     assert len(tenants) == 39
-    assert "lernmi" in {point["payload"].get("tenant_id") for point in contents(driver.real, "lernmi_plain")}
+    assert "lernmi" in [point["payload"].get("tenant_id") for point in contents(driver.real, "lernmi_plain")]
 
 
 def test_an_interrupted_replacement_is_finished_and_never_shown(
@@ -321,6 +329,53 @@ def test_multivectors_aliases_and_changed_vectors_come_back(served: Driver) -> N
         assert contents(real, "lernmi_multi") == before
         aliases = ask(real, "GET", "/aliases").json()["result"]["aliases"]
         assert aliases == [{"alias_name": "lernmi_search", "collection_name": "lernmi_multi"}]
+
+
+def test_a_payload_comes_back_in_as_many_requests_as_it_takes(served: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As below, with a limit of our own."""
+    context, lernmi, real = served.context(), served.apps[0], served.real
+    body = {"payload": {key: key * 900 for key in "abcde"}, "points": [1]}
+    ask(real, "POST", "/collections/lernmi_plain/points/payload?wait=true", body).raise_for_status()
+    served.options = ServerOptions(backup="points")
+    part, files = saved(served)
+    send = QdrantArchive._must
+
+    def limited(self: QdrantArchive, call: Call) -> Reply:
+        if len(json.dumps(call.body)) > 2_000:
+            raise ServerError("JSON payload is larger than allowed")
+        return send(self, call)
+
+    monkeypatch.setattr(QdrantArchive, "_must", limited)
+    with archive(real) as open_:
+        scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        open_.restore(scratch, part, files, quiet)
+        assert open_.measure(scratch) == part.measures
+        open_.discard(scratch)
+
+
+@pytest.mark.rare
+def test_a_point_that_is_larger_than_a_request_may_be_comes_back(served: Driver) -> None:
+    context, lernmi, real = served.context(), served.apps[0], served.real
+    for key in ("a", "b", "c"):
+        body = {"payload": {key: key * 15_000_000}, "points": [1]}
+        ask(real, "POST", "/collections/lernmi_plain/points/payload?wait=true", body).raise_for_status()
+    served.options = ServerOptions(backup="points")
+    part, files = saved(served)
+    with archive(real) as open_:
+        scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        open_.restore(scratch, part, files, quiet)
+        assert open_.measure(scratch) == part.measures
+        open_.discard(scratch)
+        nested = {"payload": {"d": {"e": 1}}, "points": [1]}
+        ask(real, "POST", "/collections/lernmi_plain/points/payload?wait=true", nested).raise_for_status()
+        for key in ("f", "g", "h"):
+            body = {"key": "d", "payload": {key: key * 15_000_000}, "points": [1]}
+            ask(real, "POST", "/collections/lernmi_plain/points/payload?wait=true", body).raise_for_status()
+        part, files = saved(served)
+        scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        with pytest.raises(ServerError, match="'d' alone is more than one request may have"):
+            open_.restore(scratch, part, files, quiet)
+        open_.discard(scratch)
 
 
 def test_shards_with_keys_of_their_own_are_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multidb.provisioners.neo4j.provision.cypher import makes_schema, quoted, requoted
+from multidb.provisioners.neo4j.provision.cypher import CYPHER_25, makes_schema, quoted, requoted
 
 ENDS = "x\\u0060) DETACH DELETE n //"
 
@@ -83,3 +83,14 @@ def test_what_makes_a_constraint_or_an_index(text: str) -> None:
 )
 def test_what_does_something_else(text: str) -> None:
     assert not makes_schema(text)
+
+
+def test_a_text_of_cypher_25_is_one_that_makes_a_schema_and_no_other_prefix_is() -> None:
+    text = (
+        "CREATE VECTOR INDEX `v` FOR (n:`A`|`B`) ON (n.`e`) WITH [n.`a`] OPTIONS {indexConfig: {`vector.hnsw.m`: 16}}"
+    )
+    assert makes_schema(f"{CYPHER_25}{text}")
+    assert makes_schema(requoted(f"{CYPHER_25}{text}"))
+    for prefix in (CYPHER_25 * 2, "CYPHER 5 ", "CYPHER 25 runtime=slotted ", "PROFILE ", "CYPHER 25 EXPLAIN "):
+        assert not makes_schema(f"{prefix}{text}")
+    assert not makes_schema(f"{CYPHER_25}MATCH (n) DETACH DELETE n")

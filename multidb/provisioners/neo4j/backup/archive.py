@@ -15,7 +15,6 @@ database's bookmark tells whether that was in time.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -47,7 +46,7 @@ from multidb.model import (
 from multidb.provisioners.neo4j.backup.graph import UNIQUE, Graph, Reading
 from multidb.provisioners.neo4j.backup.graph_file import FILE, FORMAT, HEAD, read, write
 from multidb.provisioners.neo4j.backup.places import dropping, making, place_name, places, roles_of
-from multidb.provisioners.neo4j.backup.source import DumpSource, GraphSource
+from multidb.provisioners.neo4j.backup.source import DumpSource, GraphSource, release
 from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
 from multidb.provisioners.neo4j.provision.options import ServerOptions
@@ -100,6 +99,7 @@ class Neo4jArchive:
 
     def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
         place, facts = self.live(app, context), self._session.facts
+        language = self._graph(place).language()
         if self._foreseen is not None:
             survey = self._dump(place, self._foreseen, writer, progress)
             unchanged, shape, client = True, DUMP_FORMAT, f"neo4j-admin {facts.version}"
@@ -116,7 +116,7 @@ class Neo4jArchive:
             client=client,
             consistent=unchanged,
             measures=survey.measures,
-            details={"constraints": survey.constraints},
+            details={"constraints": survey.constraints, "language": language},
         )
 
     def live(self, app: App, context: StoreContext) -> Place:
@@ -140,6 +140,7 @@ class Neo4jArchive:
         self._refuse_unfit(part)
         if part.format == DUMP_FORMAT:
             self._load_dump(place, reader, progress)
+            self._speak(place, part)
             return
         with reader.file(FILE) as stream:
             lines = read(stream, str(self._server))
@@ -150,6 +151,12 @@ class Neo4jArchive:
                 self._graph(place).exchange(lines, total, progress)
             else:
                 self._graph(place).load(lines, total, progress)
+        self._speak(place, part)
+
+    def _speak(self, place: Place, part: Part) -> None:
+        """Queries that do not say their language are read in the one that they were written in."""
+        language = part.details.get("language")
+        self._graph(place).speak(language if isinstance(language, str) else None)
 
     def _occupied(self, place: Place) -> ArchiveError:
         where, hint = f"{self._server}, database {place.name}", f"multidb restore {place.app.id} --replace"
@@ -167,6 +174,7 @@ class Neo4jArchive:
         live, loaded = self._graph(self.live(new.app, context)), self._graph(new)
         self._run([disconnect(user, context) for user in user_names(new.app.id)])
         live.exchange(loaded.lines(), loaded.total(), unwatched)
+        live.speak(loaded.language())
         self.discard(new)
 
     def discard(self, place: Place) -> None:
@@ -213,6 +221,7 @@ class Neo4jArchive:
                 raise self._occupied(place)
             done.add(_BEGUN)
             graph.load(source.lines(facts, shared=graph.shared), source.total(), progress)
+            graph.speak(source.language(facts))
         else:
             raise TypeError(f"{type(source).__name__} is no source of a graph")
         done.add(_WHOLE)
@@ -275,7 +284,7 @@ class Neo4jArchive:
             )
         if part.format == DUMP_FORMAT and self._take_offline is None:
             raise self._unstoppable("the part")
-        if _release(made_by) > _release(facts.version):
+        if release(made_by) > release(facts.version):
             raise WrongVersion(
                 f"runs Neo4j {facts.version}, and the part was made by {made_by}",
                 where=str(self._server),
@@ -299,8 +308,3 @@ class Neo4jArchive:
 
     def _run(self, statements: Sequence[Statement]) -> None:
         list(self._session.run(statements, MemorySecretStore()))
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """``2026.08.1`` as (2026, 8): versions of one release read each other's data."""
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])

@@ -7,7 +7,9 @@ with every commit, tells afterwards whether anything was written in between.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,10 +17,10 @@ import neo4j
 
 from multidb.errors import ArchiveError
 from multidb.model import Measures, Progress, Server
-from multidb.provisioners.neo4j.backup.graph_file import FILE, Line, Numbers, Tally
+from multidb.provisioners.neo4j.backup.graph_file import FAILED, FILE, Line, Numbers, Tally
 from multidb.provisioners.neo4j.backup.values import decode, encode
 from multidb.provisioners.neo4j.driver.connection import Bolt
-from multidb.provisioners.neo4j.provision.cypher import makes_schema, quoted, requoted
+from multidb.provisioners.neo4j.provision.cypher import CYPHER_5, CYPHER_25, makes_schema, quoted, requoted
 from multidb.provisioners.neo4j.provision.resources import read_mark
 
 __all__ = ["FETCHED", "BATCH", "LARGEST_EXCHANGE", "UNIQUE", "Graph", "Reading", "decoded"]
@@ -34,6 +36,7 @@ BATCH: Final = 5_000  # rows written in one transaction; a long text or list cou
 # Seconds, as long as the server answers others meanwhile; an index over all data is made before the answer.
 _DELETING: Final = 24 * 3600.0
 _INDEXING: Final = 24 * 3600.0
+_POPULATING: Final = "POPULATING"
 UNIQUE: Final = "UNIQUENESS"  # the one kind of constraint that Community has
 
 _Work = Sequence[tuple[str, Mapping[str, Any]]]
@@ -117,14 +120,51 @@ class Graph:
     def schema(self) -> Iterator[Line]:
         """Constraints and indexes, without those that come by themselves and our mark."""
         columns = "name, type, entityType, labelsOrTypes, properties, createStatement"
-        for row in self._ask(f"SHOW CONSTRAINTS YIELD {columns}"):
+        # In words that databases of the other language and older servers take, too, as far as there are such.
+        older = CYPHER_5 if self.language() not in (None, CYPHER_5.strip()) else ""
+        for row in self._ask(f"{older}SHOW CONSTRAINTS YIELD {columns}"):
             kind = UNIQUE if row["type"].endswith(UNIQUE) else row["type"]  # called otherwise in Cypher 25
-            create = requoted(row["createStatement"])
+            create = requoted(row["createStatement"] or self._newer("CONSTRAINTS", row["name"]))
             yield {"constraint": row["name"], "type": kind, "on": _about(row), "create": create}
-        for row in self._ask(f"SHOW INDEXES YIELD {columns}, owningConstraint"):
+        for row in self._ask(f"{older}SHOW INDEXES YIELD {columns}, state, owningConstraint"):
             if row["owningConstraint"] is None and row["type"] != "LOOKUP" and read_mark(row["name"]) is None:
-                create = requoted(row["createStatement"])
-                yield {"index": row["name"], "type": row["type"], "on": _about(row), "create": create}
+                create = requoted(row["createStatement"] or self._newer("INDEXES", row["name"]))
+                failed = {"state": FAILED} if row["state"] == FAILED else {}
+                yield {"index": row["name"], "type": row["type"], "on": _about(row), "create": create, **failed}
+
+    def _newer(self, kinds: str, name: str) -> str:
+        """How to make what Cypher 5 has no words for."""
+        text = f"{CYPHER_25}SHOW {kinds} YIELD name, createStatement WHERE name = $name RETURN createStatement"
+        rows = self._ask(text, {"name": name})
+        if not rows or not rows[0]["createStatement"]:
+            raise ArchiveError(
+                f"{kinds.lower()}: the server does not tell how {name} is made",
+                where=f"{self._server}, database {self._database}",
+                hint=f"drop it, and make it by hand after a restore (SHOW {kinds})",
+            )
+        return f"{CYPHER_25}{rows[0]['createStatement']}"
+
+    def language(self) -> str | None:
+        """The Cypher that queries are in which do not say otherwise; None where the database has no say in it."""
+        if self.shared:
+            return None
+        shown = self._ask("SHOW DATABASES YIELD * WHERE name = $name", {"name": self._database})
+        language = shown[0].get("defaultLanguage") if shown else None
+        return str(language) if language else None
+
+    def speak(self, language: str | None) -> None:
+        """Makes it the language of the database, where it has one.
+
+        Raises:
+            ArchiveError: it is no name of a language.
+        """
+        there = self.language()
+        if language is None or there in (None, language):
+            return
+        if not re.fullmatch(r"CYPHER \d{1,3}", language):
+            raise ArchiveError(f"{language[:40]!r} is no language of queries", where=str(self._server))
+        with self._bolt.explained():
+            self._bolt.ask(f"ALTER DATABASE {quoted(self._database)} SET DEFAULT LANGUAGE {language}")
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[neo4j.Transaction]:
@@ -231,12 +271,30 @@ class Graph:
     def _make_schema(self, schema: Sequence[Line]) -> None:
         for line in schema:
             self._ask(line["create"], seconds=_INDEXING)
-        if schema:
-            self._ask("CALL db.awaitIndexes($seconds)", {"seconds": int(_INDEXING)}, _INDEXING)
+        failed = self._failed() if schema else {}
+        for line in schema:
+            if line.get("index") in failed and line.get("state") != FAILED:
+                raise ArchiveError(
+                    f"index {line['index']} cannot be built: {failed[line['index']]}",
+                    where=f"{self._server}, database {self._database}",
+                    hint="drop it where the data comes from, or take out the value that it cannot hold",
+                )
 
-    def _drop_schema(self, keep: Iterable[str] = ()) -> None:
+    def _failed(self) -> dict[str, str]:
+        """Why which indexes could not be built, as soon as none is being built any more."""
+        # Not by `db.awaitIndexes`, which is refused for the sake of any that has failed, though all come back as they
+        # were: one that failed on these data where it was made, too.
+        deadline, pause = time.monotonic() + _INDEXING, 0.02
+        while True:
+            rows = self._ask("SHOW INDEXES YIELD name, state, failureMessage", seconds=_INDEXING)
+            if all(row["state"] != _POPULATING for row in rows) or time.monotonic() > deadline:
+                return {row["name"]: _line(row["failureMessage"]) for row in rows if row["state"] == FAILED}
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _drop_schema(self, keep: Collection[str] = ()) -> None:
         for line in list(self.schema()):
-            if line["create"] not in set(keep):
+            if line["create"] not in keep or "state" in line:  # one that has failed may be built on other data
                 kind = "constraint" if "constraint" in line else "index"
                 self._ask(f"DROP {kind.upper()} {quoted(line[kind])} IF EXISTS")
 
@@ -357,6 +415,11 @@ def _labels(labels: Iterable[str]) -> str:
 def _number(element: str) -> int:
     """The number that an element id ends with; what is before it is the same in the whole database."""
     return int(element.rpartition(":")[2])
+
+
+def _line(text: str | None) -> str:
+    """The first line of what a server says."""
+    return (text or "").partition("\n")[0]
 
 
 def _about(row: Mapping[str, Any]) -> list[Any]:

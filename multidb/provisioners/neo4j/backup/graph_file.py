@@ -8,6 +8,7 @@ format, since any tool reads them by hand, a broken line spoils no other, and zs
     {"relationship": "KNOWS", "from": 7, "to": 9, "properties": {}}
     {"constraint": "person_name", "type": "UNIQUENESS", "on": [...], "create": "CREATE CONSTRAINT ..."}
     {"index": "person_age", "type": "RANGE", "on": [...], "create": "CREATE INDEX ..."}
+    {"index": "text", "type": "RANGE", "on": [...], "create": "CREATE INDEX ...", "state": "FAILED"}
     {"end": {"nodes": 2, "relationships": 1, "constraints": 1, "indexes": 1}}    the last line
 
 The numbers of nodes hold only inside of the file. With ``isolation: label`` the app's own label is left out, and so are
@@ -28,10 +29,12 @@ from typing import Any, BinaryIO, Final, Self
 from multidb.errors import ArchiveError
 from multidb.model import Measures
 
-__all__ = ["FILE", "FORMAT", "HEAD", "Line", "Numbers", "Tally", "read", "write"]
+__all__ = ["FAILED", "FILE", "FORMAT", "HEAD", "Line", "Numbers", "Tally", "read", "write"]
 
 FILE: Final = "graph.ndjson"
 FORMAT: Final = "multidb graph 1"
+FAILED: Final = "FAILED"
+"""The state of an index that could not be built on the data that there are, such as texts too long for it."""
 
 Line = Mapping[str, Any]
 """One line of the file, as JSON values."""
@@ -49,6 +52,7 @@ _SHAPES: Final[Mapping[str, frozenset[str]]] = {
     "relationship": frozenset({"relationship", "from", "to", "properties"}),
     "constraint": frozenset({"constraint", "type", "on", "create"}),
     "index": frozenset({"index", "type", "on", "create"}),
+    "failed": frozenset({"index", "type", "on", "create", "state"}),
     "end": frozenset({"end"}),
 }
 _CHUNK: Final = 1 << 20
@@ -188,7 +192,8 @@ def _is_sound(line: Line) -> bool:
         return ends and isinstance(line["relationship"], str) and isinstance(line["properties"], dict)
     if "create" in line:
         texts = (line[_kind(line)], line["type"], line["create"])
-        return all(isinstance(text, str) for text in texts) and isinstance(line["on"], list)
+        sound = all(isinstance(text, str) for text in texts) and isinstance(line["on"], list)
+        return sound and line.get("state", FAILED) == FAILED
     return True  # the first and the last, which are compared as they are
 
 

@@ -35,7 +35,7 @@ from multidb.provisioners.neo4j.provision.options import STORE
 from multidb.provisioners.neo4j.provision.resources import DEFAULT_DATABASE, Neo4jFacts
 from multidb.secrets import Secret
 
-__all__ = ["DumpSource", "GraphSource", "source"]
+__all__ = ["DumpSource", "GraphSource", "release", "source"]
 
 _OLDEST: Final = 5
 _ENTERPRISE: Final = "enterprise"
@@ -186,6 +186,13 @@ class GraphSource:
             )
         return line
 
+    def language(self, kept: Neo4jFacts) -> str | None:
+        """The language of its queries; None where the app's server has none, or none of that name."""
+        with at_source(self._location, STORE):
+            language = self._graph.language()
+        newer = release(self.version) > release(kept.version)
+        return None if newer else language
+
     def total(self) -> int:
         """How many nodes and relationships there are."""
         with at_source(self._location, STORE):
@@ -306,3 +313,8 @@ def _address(location: SourceLocation) -> tuple[Server, str, Secret | None, str]
     endpoint = Neo4jAddress(url=location.url).endpoint(Path())
     database = unquote(urlsplit(location.url or "").path.strip("/"))
     return Server("source", STORE, endpoint, external=True), endpoint.user or "neo4j", location.password, database
+
+
+def release(version: str) -> tuple[int, ...]:
+    """``2026.08.1`` as (2026, 8): versions of one release read each other's data."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])

@@ -11,7 +11,11 @@ import re
 import unicodedata
 from typing import Final
 
-__all__ = ["makes_schema", "quoted", "requoted"]
+__all__ = ["CYPHER_5", "CYPHER_25", "makes_schema", "quoted", "requoted"]
+
+CYPHER_5: Final = "CYPHER 5 "
+CYPHER_25: Final = "CYPHER 25 "
+"""What a text begins with that is to be read in this language, whatever the database's is."""
 
 _ESCAPED: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
 """Categories of characters that are written by their numbers: what would break a line or hide in it."""
@@ -51,6 +55,7 @@ def requoted(text: str) -> str:
 
 def makes_schema(text: str) -> bool:
     """Whether the text makes one constraint or index and can do nothing else."""
+    text = text.removeprefix(CYPHER_25)
     if re.match(r"CREATE (?:CONSTRAINT|(?:(?:RANGE|TEXT|POINT|FULLTEXT|VECTOR) )?INDEX) ", text) is None:
         return False
     position = len("CREATE")

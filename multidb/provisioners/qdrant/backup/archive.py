@@ -74,6 +74,7 @@ from multidb.secrets import Secret
 __all__ = ["QdrantArchive"]
 
 _CHUNK: Final = 1 << 20
+_AT_ONCE: Final = 500  # points whose tenants are changed together
 
 
 class QdrantArchive:
@@ -375,10 +376,25 @@ class QdrantArchive:
             self._maker.load(name, points)
 
     def _retenanted(self, name: str, old: str, new: str) -> None:
-        if old != new:
-            mine = {"must": [{"key": TENANT_FIELD, "match": {"value": old}}]}
-            body = {"payload": {TENANT_FIELD: new}, "filter": mine}
-            self._must(Call("POST", f"{path_of(name)}/points/payload?wait=true", body))
+        """As `with_tenant`, where the points are."""
+        if old == new:
+            return
+        target, several = f"{path_of(name)}/points", {"key": f"{TENANT_FIELD}[]", "match": {"value": old}}
+        mine = {"must": [{"key": TENANT_FIELD, "match": {"value": old}}], "must_not": [several]}
+        self._must(Call("POST", f"{target}/payload?wait=true", {"payload": {TENANT_FIELD: new}, "filter": mine}))
+        asked = {"limit": _AT_ONCE, "with_payload": [TENANT_FIELD], "filter": {"must": [several]}}
+        following: Any = None
+        while True:
+            page = self._must(Call("POST", f"{target}/scroll", {**asked, "offset": following})).result
+            operations = [
+                {"set_payload": {"payload": with_tenant(point, old, new)["payload"], "points": [point["id"]]}}
+                for point in page["points"]
+            ]
+            if operations:
+                self._must(Call("POST", f"{target}/batch?wait=true", {"operations": operations}))
+            following = page["next_page_offset"]
+            if following is None:
+                return
 
     # Replacing
 

@@ -55,15 +55,43 @@ class Maker:
 
     def load(self, name: str, points: Sequence[Any]) -> None:
         """Writes points, in as many requests as they take: a server limits the size of one (32 MB, if nobody has said
-        otherwise)."""
+        otherwise), and a point may have got its payload in several."""
         try:
             self.must(Call("PUT", f"{path_of(name)}/points?wait=true", {"points": points}))
         except ServerError as error:
-            if len(points) < 2 or not any(words in error.message for words in _TOO_LARGE):
+            if not _is_too_large(error):
                 raise
+            if len(points) < 2:
+                self._load_in_pieces(name, points[0], error)
+                return
             half = len(points) // 2
             self.load(name, points[:half])
             self.load(name, points[half:])
+
+    def _load_in_pieces(self, name: str, point: Mapping[str, Any], error: ServerError) -> None:
+        payload = point.get("payload") or {}
+        if not payload:
+            raise error
+        self.must(Call("PUT", f"{path_of(name)}/points?wait=true", {"points": [{**point, "payload": {}}]}))
+        self._add(name, point["id"], payload)
+
+    def _add(self, name: str, point: Any, payload: Mapping[str, Any]) -> None:
+        """Adds to a point's payload."""
+        try:
+            body = {"payload": payload, "points": [point]}
+            self.must(Call("POST", f"{path_of(name)}/points/payload?wait=true", body))
+        except ServerError as error:
+            if not _is_too_large(error):
+                raise
+            if len(payload) < 2:
+                raise ServerError(
+                    f"point {point} of {name}: {next(iter(payload))!r} alone is more than one request may have",
+                    where=str(self._server),
+                    hint="raise the server's service.max_request_size_mb, then run the command again",
+                ) from None
+            keys, half = list(payload), len(payload) // 2
+            for some in (keys[:half], keys[half:]):
+                self._add(name, point, {key: payload[key] for key in some})
 
     def index(self, name: str, entry: Mapping[str, Any]) -> None:
         """Makes the payload indexes that the entry has and the collection has not."""
@@ -86,6 +114,10 @@ class Maker:
                 where=str(self._server),
                 hint="restore it on a server of that version",
             )
+
+
+def _is_too_large(error: ServerError) -> bool:
+    return any(words in error.message for words in _TOO_LARGE)
 
 
 def not_the_apps(server: Server, name: str, owner: Owner) -> Conflict:

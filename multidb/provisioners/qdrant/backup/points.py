@@ -126,9 +126,15 @@ def _patient(server: Server, transport: Transport, call: Call) -> Mapping[str, A
 
 
 def with_tenant(point: Point, old: str, new: str) -> Point:
-    """The point, as another tenant's if it is `old`'s."""
+    """The point, as another tenant's if it is `old`'s; one that is several tenants' has a list of them."""
     payload = point.get("payload") or {}
-    return {**point, "payload": {**payload, TENANT_FIELD: new}} if payload.get(TENANT_FIELD) == old else point
+    tenant = payload.get(TENANT_FIELD)
+    if tenant == old:
+        return {**point, "payload": {**payload, TENANT_FIELD: new}}
+    if isinstance(tenant, list) and old in tenant:
+        tenants = [new if item == old else item for item in tenant]
+        return {**point, "payload": {**payload, TENANT_FIELD: tenants}}
+    return point
 
 
 def write_lines(out: BinaryIO, points: Iterable[Point]) -> None:

@@ -6,7 +6,8 @@ What a value's type has no command for is not in it: when a stream's consumers w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -19,6 +20,7 @@ Words = tuple[Any, ...]
 """One command."""
 
 _PAGE: Final = 1_000  # elements that are asked for at a time
+_NOBODY: Final = "multidb"  # a group that is gone as soon as its stream is there
 _PAGES: Final[dict[bytes, tuple[Any, ...]]] = {
     b"string": ("GET",),
     b"hash": ("HSCAN", b"0", "COUNT", _PAGE),
@@ -108,16 +110,59 @@ def _hash(
 
 def _stream(lane: BatchConnection, key: bytes, answer: Any, target: bytes) -> Iterator[Sequence[Words]]:
     described = _named(lane.ask("XINFO", "STREAM", key))
-    if not answer:  # there is no other way to make one with nothing in it
-        yield [("XADD", target, "0-1", "", ""), ("XDEL", target, "0-1")]
+    groups = [_named(group) for group in lane.ask("XINFO", "GROUPS", key)]
+    gone = _gone(lane, key, groups)
+    # Made so, it has had no entry: one that is added and deleted leaves its number behind for good.
+    yield [("XGROUP", "CREATE", target, _NOBODY, "$", "MKSTREAM"), ("XGROUP", "DESTROY", target, _NOBODY)]
+    first, coming, kept = None, deque(gone), 0
     while answer:
-        yield [("XADD", target, entry, *words) for entry, words in answer if words]
+        first = first or _order(answer[0][0])
+        commands: list[Words] = []
+        for entry, words in answer:
+            while coming and _order(coming[0]) < _order(entry):
+                commands.append(_placeholder(target, coming.popleft()))
+            commands += [("XADD", target, entry, *words)] if words else []
+        kept += len(answer)
+        yield commands
         last = answer[-1][0]
         answer = lane.ask("XRANGE", key, b"(" + last, "+", "COUNT", _PAGE) if len(answer) == _PAGE else []
+    yield from _batched([_placeholder(target, entry) for entry in coming])
     history = ("ENTRIESADDED", described[b"entries-added"], "MAXDELETEDID", described[b"max-deleted-entry-id"])
-    yield [("XSETID", target, described[b"last-generated-id"], *(history if b"entries-added" in described else ()))]
-    for group in map(_named, lane.ask("XINFO", "GROUPS", key)):
+    ending = ("XSETID", target, described[b"last-generated-id"], *(history if b"entries-added" in described else ()))
+    yield [ending]
+    for group in groups:
         yield from _group(lane, key, target, group)
+    if gone:
+        # Those before the first entry have mostly been trimmed, which moves no max-deleted-entry-id as XDEL does.
+        within = [entry for entry in gone if first is not None and _order(entry) > first]
+        yield [("XTRIM", target, "MAXLEN", kept + len(within))]
+        yield from _batched([("XDEL", target, entry) for entry in within])
+        yield [ending]
+
+
+def _gone(lane: BatchConnection, key: bytes, groups: Sequence[Mapping[bytes, Any]]) -> list[bytes]:
+    """The entries that are pending and not there any more, in their order. No server lets one be claimed that is not
+    there, so they have to be there until then."""
+    gone: set[bytes] = set()
+    for group in groups:
+        for pending, _ in _pending(lane, key, group[b"name"]):
+            entries = [entry for entry, *_ in pending]
+            answers = lane.tell([("XRANGE", key, entry, entry) for entry in entries])
+            gone.update(entry for entry, there in zip(entries, answers, strict=True) if not there)
+    return sorted(gone, key=_order)
+
+
+def _placeholder(target: bytes, entry: bytes) -> Words:
+    return ("XADD", target, entry, "", "")
+
+
+def _order(entry: bytes) -> tuple[int, ...]:
+    return tuple(map(int, entry.split(b"-")))
+
+
+def _batched(commands: Sequence[Words]) -> Iterator[Sequence[Words]]:
+    for at in range(0, len(commands), _PAGE):
+        yield commands[at : at + _PAGE]
 
 
 def _group(lane: BatchConnection, key: bytes, target: bytes, group: dict[bytes, Any]) -> Iterator[Sequence[Words]]:
@@ -128,18 +173,23 @@ def _group(lane: BatchConnection, key: bytes, target: bytes, group: dict[bytes, 
         ("XGROUP", "CREATE", target, name, group[b"last-delivered-id"], *counted),
         *(("XGROUP", "CREATECONSUMER", target, name, consumer) for consumer in consumers),
     ]
+    for pending, now in _pending(lane, key, name):
+        for entry, consumer, idle, deliveries in pending:
+            claim = ("XCLAIM", target, name, consumer, 0, entry)
+            yield [(*claim, "TIME", now - idle, "RETRYCOUNT", deliveries, "FORCE", "JUSTID")]
+
+
+def _pending(lane: BatchConnection, key: bytes, group: bytes) -> Iterator[tuple[Sequence[Any], int]]:
+    """What is pending in a group, in pages, each with the server's time in milliseconds."""
     start = b"-"
     while True:
-        pending, clock = lane.tell([("XPENDING", key, name, start, "+", _PAGE), ("TIME",)])
+        pending, clock = lane.tell([("XPENDING", key, group, start, "+", _PAGE), ("TIME",)])
         if isinstance(pending, ResponseError):
             raise pending
         if not pending:
             return
         seconds, micros = map(int, clock)
-        for entry, consumer, idle, deliveries in pending:
-            moment = seconds * 1000 + micros // 1000 - idle
-            claim = ("XCLAIM", target, name, consumer, 0, entry)
-            yield [(*claim, "TIME", moment, "RETRYCOUNT", deliveries, "FORCE", "JUSTID")]
+        yield pending, seconds * 1000 + micros // 1000
         start = b"(" + pending[-1][0]
 
 

@@ -80,13 +80,7 @@ def recover(
         own = frozenset(going_on if kind == IMPORTING else ())
         for app, note in _others(journal.open(kind), own):
             if app not in engine.project.apps and (kind in _OF_APPS or app in closed):
-                # A new name that is closed is not in the manifest yet, and its rename goes on by itself.
-                if app not in {
-                    *engine.project.removed,
-                    *closed,
-                }:  # gone, with all that it had; else until it is back, or purged
-                    journal.end(kind, app)
-                continue
+                continue  # until it is back, or purged: a manifest of another folder, or an old one, may not have it
             try:
                 with engine.state.lock_apps({app}.difference(held), "multidb, finishing what was interrupted"):
                     progress(app, "finishing what was interrupted")

@@ -40,6 +40,7 @@ from multidb.errors import Refused, UsageError
 from multidb.history import RunRecord
 from multidb.manifest import app_id
 from multidb.model import Lag, Progress, Survey, listed, moment_in_words, size_in_words
+from multidb.orphans import orphan
 
 __all__ = ["LiveImport"]
 
@@ -130,10 +131,10 @@ class LiveImport:
                 raise Refused("its writers go on", where=listed(list(places)), hint="stop them, then run it again")
 
     def abort(self, name: str) -> int:
-        """Gives it up."""
-        output, engine = self.asked.run.output, self._engine()
+        """Gives it up, also where the manifest has the app, or one of the stores, no more."""
+        output, engine = self.asked.run.output, self._engine(following=app_id(name))
         _, request = self._followed(engine, app_id(name))
-        with self._working(engine, request.app, "give up") as (engine, progress, record):
+        with self._working(engine, request.app, "give up", anyhow=True) as (engine, progress, record):
             left = abort_following(engine, request, progress)
             record.add("abort", "import", listed([place.text for place in request.sources.values()]), request.app)
         text = "given up; the app is as it was, and its source may be written"
@@ -143,8 +144,17 @@ class LiveImport:
             output.note(why, style="red")
         return 1 if left else 0
 
-    def _engine(self) -> Engine:
-        return self.asked.run.engine(self.asked.run.output)
+    def _engine(self, *, following: str | None = None) -> Engine:
+        """With the app that is `following` as if it used all that its import is of, whatever the manifest says now."""
+        run, output = self.asked.run, self.asked.run.output
+        engine = run.engine(output)
+        followed = followed_import(engine, following) if following is not None else None
+        if followed is None:
+            return engine
+        project = engine.fleet.project
+        former = orphan(project, followed.app, followed.typed)
+        app = project.apps.get(followed.app, former)
+        return run.engine(output, project.including(replace(app, stores={**former.stores, **app.stores})))
 
     def _followed(self, engine: Engine, app: str) -> tuple[FollowedImport, ImportRequest]:
         followed = followed_import(engine, engine.fleet.app(app).id)
@@ -160,7 +170,9 @@ class LiveImport:
         return followed, ImportRequest(app, sources, followed.options, asked.replace, asked.safety, asked.accept)
 
     @contextmanager
-    def _working(self, engine: Engine, app: str, what: str) -> Iterator[tuple[Engine, Progress, RunRecord]]:
+    def _working(
+        self, engine: Engine, app: str, what: str, *, anyhow: bool = False
+    ) -> Iterator[tuple[Engine, Progress, RunRecord]]:
         run, output = self.asked.run, self.asked.run.output
         with ExitStack() as stack:
             stack.enter_context(output.working())
@@ -169,7 +181,7 @@ class LiveImport:
             finish_interrupted(engine, None, output, going_on=[app])
             stack.enter_context(engine.state.lock_apps([app], f"multidb import into {app}, to {what}"))
             record = stack.enter_context(run.recorded(engine.state, [app]))
-            yield run.engine(output), progress, record
+            yield self._engine(following=app if anyhow else None), progress, record
 
     def _show_lag(self, behind: Mapping[str, Lag]) -> None:
         output = self.asked.run.output

@@ -332,3 +332,22 @@ def test_a_source_that_is_gone_when_places_were_being_exchanged_keeps_nobody_fro
     assert there(folder) == ["public.logged", "public.orders"]
     folder.ok("plan", "--check")
     source.sql(f"SELECT pg_drop_replication_slot('{slot}')", database="old")
+
+
+@pytest.mark.parametrize("entry", ["", pytest.param("  shop: {stores: [redis]}\n", marks=pytest.mark.rare)])
+def test_it_is_given_up_also_where_the_manifest_has_no_such_place_any_more(
+    folder: Folder, old: str, source: Cluster, entry: str
+) -> None:
+    begun = run(folder, "--from-postgres", old, "--live", "--yes")
+    assert begun.code == 0, begun.out + begun.err
+    folder.manifest(MANIFEST.replace("  shop: {stores: [postgres]}\n", entry))
+    refused = folder.run("purge", "shop", "--yes-destroy", "shop")
+    assert (refused.code != 0, left_at(source) != []) == (True, True)
+    assert entry or "multidb import shop --abort" in refused.err
+    assert run(folder, "--cutover", "--yes").code == 2
+    given_up = run(folder, "--abort")
+    assert given_up.code == 0, given_up.err
+    assert left_at(source) == []
+    assert not [name for name in databases(folder) if "__" in name]
+    folder.manifest(MANIFEST)
+    folder.ok("plan", "--check")

@@ -22,6 +22,7 @@ project: back
 runtime: embedded
 apps:
   ann: {stores: [postgres, redis], files: [uploads/]}
+  bob: {stores: [redis]}
 backup: {to: [sets/], verify: never}
 """
 Contents = tuple[set[str], set[str], set[str]]
@@ -117,3 +118,20 @@ def test_what_was_loaded_waits_for_the_target_while_other_scratch_places_go(fold
         (folder.path / "away").rename(sets)
     folder.ok("backup", "ann")
     assert contents(folder) == (OLD, OLD, OLD)
+
+
+def test_a_manifest_without_the_app_does_not_end_its_restore(folder: Folder, set_id: str) -> None:
+    """As from another folder, or on an old branch: what is half of the set and half of before is finished later."""
+    write(folder, "before")
+    step = "multidb.backup.restoring:_Restore._note_exchanged"
+    process = stopped_at(folder, step, "restore", set_id, "--replace", "--no-safety-set")
+    assert process is not None
+    kill(process)
+    folder.manifest(MANIFEST.replace("  ann: {stores: [postgres, redis], files: [uploads/]}\n", ""))
+    folder.ok("backup")
+    folder.manifest(MANIFEST)
+    assert [*Journal(ProjectState(folder.path)).open(RESTORING)] == ["ann"]
+    folder.ok("backup", "ann")
+    assert contents(folder) == (OLD, OLD, OLD)
+    with entered(folder) as ann:
+        assert ann.execute("SELECT datname FROM pg_database WHERE datname ~ '^ann__'").fetchall() == []

@@ -15,7 +15,7 @@ from multidb.access import forget_access
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.credentials import ISSUED, ensure_secrets, refit_verifiers
-from multidb.errors import MultidbError, Refused, ServerError, StalePlan, StatementFailed
+from multidb.errors import MachineError, MultidbError, Refused, ServerError, StalePlan, StatementFailed
 from multidb.fleet import SERVERS_AT_ONCE, Answer, Fleet, Scope
 from multidb.model import (
     Action,
@@ -123,6 +123,8 @@ class Engine:
                     return self._carry_out(server, session, scope, fresh)
             except MultidbError as error:  # it must not cost the other servers their report
                 return ServerReport(server.name, server.store, error=error)
+            except Exception as fault:
+                return ServerReport(server.name, server.store, error=_of_machine(fault))
 
         return tuple(side_by_side(work, self.fleet.servers(scope), at_once=SERVERS_AT_ONCE, cancelled=self._stopping))
 
@@ -172,6 +174,8 @@ class Engine:
                 return self._carry_out(server, session, scope, fresh)
         except MultidbError as error:  # whatever it is, it must not cost the other servers their report
             return replace(nothing, error=error)
+        except Exception as fault:
+            return replace(nothing, error=_of_machine(fault))
 
     def _carry_out(self, server: Server, session: Session, scope: Scope, fresh: ServerPlan) -> ServerReport:
         """Makes the changes that were found under the server's lock, and reads once more. A conflict that is left among
@@ -240,7 +244,8 @@ class Engine:
     def _run_once(self, server: Server, session: Session, changes: Sequence[Change]) -> ServerReport:
         """Makes the changes up to the first that fails. No `error` when it is a single app's and others can go on."""
         statements = [statement for change in changes for statement in change.statements]
-        durable, error, failing = 0, None, -1
+        durable, failing = 0, -1
+        error: StatementFailed | MachineError | None = None
         try:
             for durable in session.run(statements, self.state.secrets):
                 self.fleet.progress(server.name, "applying", durable, len(statements))
@@ -248,6 +253,8 @@ class Engine:
                     raise StatementFailed("stopped on request", index=-1, durable=durable, where=str(server))
         except StatementFailed as failure:
             durable, failing, error = failure.durable, failure.index, failure
+        except Exception as fault:
+            error = _of_machine(fault)
         return account(server, changes, durable, failing, error)
 
     def _read_once_more(self, server: Server, session: Session, scope: Scope, report: ServerReport) -> ServerReport:
@@ -257,6 +264,8 @@ class Engine:
             proof = self._planner.read(server, session, scope)
         except (ServerError, Refused) as failed:  # what the server has answered for is done all the same
             return replace(report, error=failed)
+        except Exception as fault:
+            return replace(report, error=_of_machine(fault))
         report = replace(report, unread={**report.unread, **proof.unread})
         failed_apps = {failure.change.resource.app for failure in report.failures}
         left = [change for change in proof.changes if change.resource.app not in failed_apps]
@@ -275,6 +284,14 @@ class Engine:
             return replace(report, done=done, failures=(*report.failures, *untrue))
         untrue = tuple(Failure(change, error) for change in report.done if change.resource.key in names)
         return replace(report, done=done, failures=(*report.failures, *untrue[:1]), error=error)
+
+
+def _of_machine(fault: Exception) -> MachineError:
+    """What the machine did not let be done in the middle of it (no more files, threads, memory); raises any other."""
+    error = MachineError.of(fault)
+    if error is None:
+        raise fault
+    return error
 
 
 def _not_moved(move: Move) -> Refused:

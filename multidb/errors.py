@@ -117,6 +117,9 @@ class MachineError(UsageError):
             return cls("this machine lets no more threads be started", hint=hint)
         if isinstance(error, ImportError):  # one that an extra brings is named by who needs it
             return cls(f"multidb is not installed whole: {error}", hint=repair_commands())
+        if isinstance(error, UnicodeEncodeError) and error.encoding not in ("utf-8", "utf8"):  # a name of a file
+            message = f"the locale's encoding ({error.encoding}) cannot write {error.object[error.start]!a}"
+            return cls(message, hint="set PYTHONUTF8=1, or a locale of UTF-8 (LC_ALL=C.UTF-8); then run it again")
         if isinstance(error, OSError):
             where = error.filename if isinstance(error.filename, str) else None
             message = error.strerror or str(error) or type(error).__name__

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import secrets
 import stat
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from multidb.document import Unreadable, parse, printable
-from multidb.errors import Locked, UsageError
+from multidb.errors import Locked, MachineError, UsageError
 
 __all__ = [
     "PRIVATE",
@@ -28,6 +29,7 @@ __all__ = [
     "last_line",
     "lines",
     "lock",
+    "make_folder",
     "read_text",
     "sync_folder",
     "write_all",
@@ -58,7 +60,7 @@ def read_text(path: Path, *, errors: str = "strict") -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot be read: {_why(error)}", where=str(path)) from None
+        raise _unreadable(path, error) from None
 
 
 def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
@@ -76,7 +78,8 @@ def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
 
 def write_all(texts: Mapping[Path, tuple[str, int | None]]) -> None:
     """Puts every text (with its permissions, see `write_text`) at its path, or none: all are on the disk before the
-    first is in place. What is replaced keeps its owner, as far as we may give files away.
+    first is in place. What is replaced keeps its owner, as far as we may give files away; what is new
+    belongs to the owner of its folder.
 
     Raises:
         UsageError: a folder cannot be written, or the disk is full. The old files are untouched, new ones are not left
@@ -88,7 +91,7 @@ def write_all(texts: Mapping[Path, tuple[str, int | None]]) -> None:
         for path, (text, mode) in texts.items():
             final = path.resolve() if mode is None else path
             temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
-            final.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(final.parent)
             if final.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             staged[final] = temporary
@@ -122,7 +125,7 @@ def lines(path: Path, longest: int) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"cannot be read: {_why(error)}", where=str(path)) from None
+        raise _unreadable(path, error) from None
 
 
 def last_line(path: Path, longest: int) -> tuple[bytes, int]:
@@ -141,7 +144,7 @@ def last_line(path: Path, longest: int) -> tuple[bytes, int]:
     except FileNotFoundError:
         return b"", 0
     except OSError as error:
-        raise UsageError(f"cannot be read: {_why(error)}", where=str(path)) from None
+        raise _unreadable(path, error) from None
     whole, _, left = tail.rpartition(b"\n")
     if left and _is_whole(left):  # somebody's editor has left out its end
         return left, size
@@ -158,9 +161,9 @@ def append_line(path: Path, line: str, end: int) -> None:
         UsageError: the folder cannot be written, or the disk is full. The file has the lines that it had.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         is_new = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE)
+        descriptor = _open_own(path, os.O_RDWR | os.O_APPEND)
         try:
             os.ftruncate(descriptor, end)
             lacks_end = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
@@ -210,18 +213,74 @@ def delete(path: Path) -> None:
 
 def _open_lock(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+        make_folder(path.parent)
+        return _open_own(path, os.O_RDWR)
     except OSError as error:
         raise _unwritable(path, error) from None
 
 
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    """A `MachineError` where nothing is said of what is in the file."""
+    if isinstance(error, OSError) and error.errno != errno.EFBIG:
+        return MachineError(f"cannot be read: {_why(error)}", where=str(path), hint=_whose(path, error))
+    return UsageError(f"cannot be read: {_why(error)}", where=str(path))
+
+
 def _unwritable(path: Path, error: Exception) -> UsageError:
-    return UsageError(
-        f"cannot be written: {_why(error)}",
-        where=str(path),
-        hint="free space or correct the permissions, then run the command again",
-    )
+    hint = _whose(path, error) or "free space or correct the permissions, then run the command again"
+    return UsageError(f"cannot be written: {_why(error)}", where=str(path), hint=hint)
+
+
+def _whose(path: Path, error: Exception) -> str | None:
+    """What to do where `path`, or the folder that it is to be in, is another account's; None where it is not that."""
+    if not isinstance(error, PermissionError):
+        return None
+    owner = os.geteuid()
+    with contextlib.suppress(OSError):
+        owner = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place)).stat().st_uid
+    if owner == os.geteuid():
+        return None
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"it belongs to user {owner}: run the command as that user, or correct the permissions"
+    return f"it belongs to {name}: run the command as {name} (sudo -u {name} multidb ..), or correct the permissions"
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder and those above it that are not there; what root makes belongs to the owner of the folder above.
+    Raises `OSError`."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_folder(folder.parent)
+    with contextlib.suppress(
+        FileExistsError
+    ):  # another run has made it just now; if it is no folder, that is found out
+        folder.mkdir()
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            _give_to_owner_of(folder.parent, descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _open_own(path: Path, flags: int) -> int:
+    """Opens a file of ours, of mode 0600, and makes it where there is none."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE)
+        _give_to_owner_of(path.parent, descriptor)
+        return descriptor
+    return os.open(path, flags | os.O_CREAT, PRIVATE)
+
+
+def _give_to_owner_of(folder: Path, descriptor: int) -> None:
+    """What root has made in somebody's folder is theirs: after one command by sudo they would be locked out of their
+    own project. Only what is new and open is given away: by its name it could be another thing by now."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # a container may not give files away
+            status = folder.stat()
+            os.fchown(descriptor, status.st_uid, status.st_gid)
 
 
 def _write_new(path: Path, text: str, mode: int | None, before: os.stat_result | None) -> None:
@@ -233,6 +292,8 @@ def _write_new(path: Path, text: str, mode: int | None, before: os.stat_result |
         if kept and before is not None and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
             with contextlib.suppress(PermissionError):  # only root gives files away
                 os.fchown(descriptor, before.st_uid, before.st_gid)
+        if not kept:
+            _give_to_owner_of(path.parent, descriptor)
         os.fchmod(descriptor, mode)  # the umask may have narrowed it
         file.write(text)
         file.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from multidb.errors import MultidbError, PartlyApplied, StatementFailed
+from multidb.errors import MachineError, MultidbError, PartlyApplied, StatementFailed
 from multidb.model import Change, Server
 from multidb.plan import Plan
 from multidb.secrets import redact
@@ -83,7 +83,7 @@ class Report:
 
 
 def account(
-    server: Server, changes: Sequence[Change], durable: int, failing: int, error: StatementFailed | None
+    server: Server, changes: Sequence[Change], durable: int, failing: int, error: StatementFailed | MachineError | None
 ) -> ServerReport:
     """Sorts the changes into done, failed and not tried by how far the statements got."""
     done: list[Change] = []
@@ -102,6 +102,11 @@ def account(
             not_tried.append(change)
         position = end
     # Where the server itself goes on, what is one app's is that app's alone.
-    contained = error is not None and error.refused and bool(failures) and failures[0].change.resource.app is not None
+    contained = (
+        isinstance(error, StatementFailed)
+        and error.refused
+        and bool(failures)
+        and failures[0].change.resource.app is not None
+    )
     whole = None if contained else error
     return ServerReport(server.name, server.store, tuple(done), tuple(failures), tuple(not_tried), whole)

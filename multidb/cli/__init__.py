@@ -25,6 +25,7 @@ except ImportError:  # somebody else's package of this name lies over ours, or h
 __all__ = ["main"]
 
 _INTERRUPTED, _TERMINATED = 130, 143  # as shells have it: 128 and the number of SIGINT, of SIGTERM
+_NEVER_OTHERS = 0o002  # whatever the umask: nothing that we make is written by all accounts of the machine
 _COMPLETE = "_MULTIDB_COMPLETE"  # what a shell's script sets that asks what could be typed next
 
 
@@ -66,6 +67,7 @@ def main() -> NoReturn:
     from multidb.cli.root import app
 
     arguments = sys.argv[1:]
+    os.umask(os.umask(0o077) | _NEVER_OTHERS)
     _open_standard_files()
     _end_on_sigterm()
     if isinstance(sys.stdout, TextIOWrapper):

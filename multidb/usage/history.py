@@ -12,7 +12,7 @@ from itertools import accumulate, takewhile
 from pydantic import TypeAdapter
 
 from multidb.document import in_future, parse
-from multidb.errors import MultidbError, UsageError
+from multidb.errors import MachineError, MultidbError, UsageError
 from multidb.state import ProjectState
 from multidb.state_file import numbered
 from multidb.validation import Count, Document, Moment, validated
@@ -68,6 +68,8 @@ class History:
         """Every look that is kept; and a note, where the file was damaged and has been put aside."""
         try:
             return _parsed(self._file.read()), ""
+        except MachineError as error:
+            return [], f"{error}; growth is not told"
         except (ValueError, MultidbError) as wrong:
             try:
                 return [], self._set_aside()
@@ -102,6 +104,8 @@ class History:
     def _change(self, changed: Callable[[str | None], str | None]) -> None:
         try:
             self._file.change(changed)
+        except MachineError:  # nothing is known of what is in it
+            raise
         except (ValueError, UsageError):
             self._set_aside()
             self._file.change(changed)

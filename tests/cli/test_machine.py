@@ -89,6 +89,25 @@ def test_a_working_folder_that_is_gone_is_said(tmp_path: Path, command: str) -> 
     assert command == "schema" or "Error: " in done.stderr or '"error"' in done.stdout
 
 
+def test_nothing_is_made_that_every_account_may_write(project: Path) -> None:
+    shell(project, "umask 000; multidb plan; mkdir one; cd one; multidb init --project new; touch mine")
+    made = [path for path in project.rglob("*") if path.name not in ("one", "mine")]
+    assert any(path.name == ".gitignore" for path in made)
+    assert not [path for path in made if path.stat().st_mode & 0o002]
+
+
+def test_a_name_that_the_locale_has_no_letters_for_is_said(project: Path) -> None:
+    locale = "LC_ALL=C PYTHONCOERCECLOCALE=0"
+    (project / "s\u00f6ns").mkdir()
+    draft = (project / "multidb.yaml").read_text().replace("{env: ADMIN}", "{file: s\u00f6ns/password}")
+    (project / "multidb.yaml").write_text(draft, encoding="utf-8")
+    done = shell(project, f"{locale} PYTHONUTF8=0 multidb plan")
+    assert done.returncode == 2
+    assert "PYTHONUTF8=1" in done.stderr
+    assert "ascii" in done.stderr
+    assert "s\u00f6ns/password" in shell(project, f"{locale} PYTHONUTF8=1 multidb plan").stderr
+
+
 @pytest.mark.parametrize("form", ["", "--json"])
 def test_no_more_threads_is_said(project: Path, form: str) -> None:
     done = shell(project, f"multidb plan {form}", NO_THREADS)

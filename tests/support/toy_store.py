@@ -61,6 +61,7 @@ class Shelf:
     goes_on: bool = False  # whether it can be asked for other things after that
     closed: dict[str, ServerError] = field(default_factory=dict)  # apps whose box cannot be looked at
     ignore: str = ""  # a statement it answers with success and does not carry out
+    fault: Exception | None = None  # instead of the refusal of `fail_on`
     goes_down_after: str = ""  # the last statement that it carries out
     numberless: str = ""  # an app that no number is left for
     down: bool = False
@@ -137,6 +138,8 @@ class ToySession:
     def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
         for index, statement in enumerate(statements):
             if SHELF.fail_on and SHELF.fail_on in statement.text:
+                if SHELF.fault is not None:
+                    raise SHELF.fault
                 raise StatementFailed(
                     "the shelf is full", index=index, durable=index, where="shelf", refused=SHELF.goes_on
                 )

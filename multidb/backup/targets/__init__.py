@@ -73,7 +73,7 @@ def open_target(address: str, root: Path, progress_timeout: float = PROGRESS_TIM
     if scheme is None or scheme[1] == "file":
         from multidb.backup.targets.folder import FolderTarget
 
-        folder = FolderTarget(address, Path(root, address.removeprefix("file://")))
+        folder = FolderTarget(address, Path(root, address.removeprefix("file://")), Path(root))
         return TimedTarget(folder, progress_timeout)
     if "@" in address.partition("://")[2].partition("/")[0]:
         raise UsageError(

@@ -17,6 +17,7 @@ from typing import BinaryIO, Final, cast
 
 from multidb.backup.targets import safe, within
 from multidb.errors import ArchiveError, TargetError
+from multidb.files import make_folder
 
 __all__ = ["FolderTarget"]
 
@@ -34,15 +35,21 @@ class FolderTarget:
     Args:
         name: as the manifest has it.
         root: the folder; made when the first file is.
+        project: the folder of the project whose sets these are. What root makes here belongs to the project's owner
+            where the folder does: who has the project's secrets reads in no set what is not theirs, and one backup by
+            sudo would lock them out. Where the folder is another account's, it stays root's.
     """
 
-    def __init__(self, name: str, root: Path) -> None:
+    def __init__(self, name: str, root: Path, project: Path | None = None) -> None:
         self.name = name
         self._root = root
+        self._project = project
 
     def create(self, path: str) -> _NewFile:
         with self._explaining(path), self._folder_of(path, make=True) as (folder, name):
-            return _NewFile(self.name, self._root / path, folder, name)
+            file = _NewFile(self.name, self._root / path, folder, name)
+            self._give(file.fileno(), os.fstat(folder))
+            return file
 
     resume = create  # what was written of a file is gone with its run
 
@@ -117,19 +124,28 @@ class FolderTarget:
         """The folder that `path` is in, as a descriptor, and the name in it."""
         *folders, name = safe(path, self.name).split("/")
         if make:
-            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self._root.parent)
+        is_new = make and _is_made(self._root)
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            if is_new:
+                self._give(descriptor, self._root.parent.stat())
             for folder in folders:
-                if make:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(folder, 0o700, dir_fd=descriptor)
+                is_new = make and _is_made(folder, descriptor)
                 below = os.open(folder, _FOLDER, dir_fd=descriptor)
+                if is_new:
+                    self._give(below, os.fstat(descriptor))
                 os.close(descriptor)
                 descriptor = below
             yield descriptor, name
         finally:
             os.close(descriptor)
+
+    def _give(self, descriptor: int, above: os.stat_result) -> None:
+        if os.geteuid() == 0 and self._project is not None:
+            with contextlib.suppress(OSError):  # a container may not give files away
+                if self._project.stat().st_uid == above.st_uid:
+                    os.fchown(descriptor, above.st_uid, above.st_gid)
 
     @contextlib.contextmanager
     def _explaining(self, path: str) -> Iterator[None]:
@@ -155,6 +171,9 @@ class _NewFile:
         self._file = os.fdopen(os.open(self._temporary, flags, _PRIVATE, dir_fd=folder), "wb", buffering=0)
         self._folder = os.dup(folder)
         self._unflushed = 0
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def write(self, data: bytes) -> None:
         try:
@@ -213,6 +232,15 @@ class _OpenFile:
             return self._file.read(size)
         except OSError as error:
             raise _failed(self._target, self._path, error) from None
+
+
+def _is_made(folder: str | Path, above: int | None = None) -> bool:
+    """Makes the folder where there is none; whether it did."""
+    try:
+        os.mkdir(folder, 0o700, dir_fd=above)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _entries(folder: int) -> list[tuple[str, int, int]]:

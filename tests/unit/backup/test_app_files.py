@@ -259,7 +259,8 @@ def hostile(engine: Engine, tmp_path: Path, *members: tarfile.TarInfo) -> Copy:
 
 def info(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", size: int = 0, **pax: str) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
-    member.type, member.linkname, member.size, member.mode = kind, target, size, 0o644
+    member.type, member.linkname, member.size = kind, target, size
+    member.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644  # only root looks into a folder that nobody may enter
     member.pax_headers = dict(pax)
     return member
 

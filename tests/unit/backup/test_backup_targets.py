@@ -40,6 +40,26 @@ from tests.unit.backup.cabinet import write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
 from tests.unit.backup.sets_of_shop import quiet
 
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize(("owner", "given"), [(12345, True), (23456, False)])
+def test_what_root_backs_up_is_the_projects_owners_where_the_folder_is(tmp_path: Path, owner: int, given: bool) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    os.chown(project, 12345, 12345)
+    os.chown(elsewhere, owner, owner)
+    own = FolderTarget("own", project / "backups", project)
+    there = FolderTarget("there", elsewhere, project)
+    for target in (own, there):
+        file = target.create("shop/ann/set/manifest.json")
+        file.write(b"{}")
+        file.commit()
+    assert {path.stat().st_uid for path in project.rglob("*")} == {12345}
+    assert {path.stat().st_uid for path in elsewhere.rglob("*")} == ({12345} if given else {0})
+    assert {path.stat().st_mode & 0o077 for folder in (project, elsewhere) for path in folder.rglob("*")} == {0}
+
+
 NOISE = bytes(range(256)) * 4096 * 20  # 20 MB: three parts
 
 

@@ -269,6 +269,68 @@ def test_a_folder_that_cannot_be_written_is_said(state: ProjectState) -> None:
         pass
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_in_somebodys_project_is_theirs(tmp_path: Path) -> None:
+    """After one command by sudo its owner goes on."""
+    root, theirs = tmp_path / "project", (12345, 23456)
+    root.mkdir()
+    os.chown(root, *theirs)
+    state = ProjectState(root)
+    state.secrets.put({REF: Secret("hush-hush-hush")})
+    with state.lock("runtime", "test"), state.change("ports") as ports:
+        ports["x"] = 1
+    files.append_line(state.folder / "history" / "runs.jsonl", "{}", 0)
+    files.write_text(root / "apps" / "ann" / ".env", "x", mode=files.PRIVATE)
+    made = [root, *root.rglob("*")]
+    assert len(made) > 8
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {theirs}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_gives_nobody_what_a_link_in_their_project_leads_to(tmp_path: Path) -> None:
+    root, roots_own = tmp_path / "project", tmp_path / "own"
+    root.mkdir()
+    os.chown(root, 12345, 23456)
+    roots_own.mkdir()
+    (roots_own / "file").write_text("")
+    (root / "lock").symlink_to(roots_own / "file")
+    (root / "new").symlink_to(roots_own / "new")
+    (root / "folder").symlink_to(roots_own)
+    for name in ("lock", "new", "folder/lock"):
+        with files.lock(root / name, {}):
+            pass
+    files.write_text(root / "folder" / "below" / "text", "x")
+    assert {path.stat().st_uid for path in (roots_own, *roots_own.rglob("*"))} == {0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_what_is_somebody_elses_says_whose(tmp_path: Path) -> None:
+    """As an account that is not the owner, in a process of its own."""
+    tmp_path.chmod(0o755)
+    for above in tmp_path.parents[:2]:
+        above.chmod(0o755)
+    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "state.json").chmod(0o600)
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        os.setgroups([])
+        os.setgid(12345)
+        os.setuid(12345)
+        said = []
+        for tried in (
+            lambda: files.read_text(tmp_path / "state.json"),
+            lambda: list(files.lines(tmp_path / "state.json", 10)),
+            lambda: files.write_text(tmp_path / "new", "x"),
+            lambda: files.append_line(tmp_path / "below" / "new", "x", 0),
+        ):
+            try:
+                tried()
+            except UsageError as error:
+                said.append("sudo -u root multidb" in (error.hint or ""))
+        os._exit(0 if said == [True] * 4 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_a_file_of_somebody_keeps_its_link_its_mode_and_its_owner(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "here").mkdir()

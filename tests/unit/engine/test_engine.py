@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,17 @@ from multidb.access import recorded_access
 from multidb.credentials import FIRST_ISSUED, ISSUED
 from multidb.engine import Engine
 from multidb.environment import Environment, environment, environments
-from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, ServerSlow, StalePlan, UsageError
+from multidb.errors import (
+    Conflict,
+    Locked,
+    MachineError,
+    PartlyApplied,
+    ServerDown,
+    ServerError,
+    ServerSlow,
+    StalePlan,
+    UsageError,
+)
 from multidb.fleet import Fleet, Scope
 from multidb.model import Action, App, Endpoint, Owner, Project, Server
 from multidb.project import load_project
@@ -107,6 +118,26 @@ def test_a_failure_is_accounted_for_change_by_change(engine: Engine) -> None:
     SHELF.fail_on = ""
     assert engine.apply().error() is None
     assert engine.plan().in_sync
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_a_machine_that_has_no_more_in_the_middle_is_said_with_what_was_done(engine: Engine, fault: Exception) -> None:
+    SHELF.fail_on, SHELF.fault = "PAINT bob", fault
+    report = engine.apply()
+    assert [change.resource.name for change in report.done] == ["ann"]
+    (server,) = report.servers
+    assert [change.resource.name for change in server.not_tried] == ["bob"]
+    error = report.error()
+    assert isinstance(error, PartlyApplied)
+    assert "Too many open files" in str(error) or "too little memory" in str(error)
+    (settled,) = engine.settle(Scope())
+    assert isinstance(settled.error, MachineError)
+
+
+def test_a_fault_of_ours_in_the_middle_is_not_taken_for_the_machines(engine: Engine) -> None:
+    SHELF.fail_on, SHELF.fault = "PAINT bob", KeyError("ours")
+    with pytest.raises(KeyError):
+        engine.apply()
 
 
 def test_what_is_refused_of_one_app_costs_no_other_app_its_changes(engine: Engine) -> None:

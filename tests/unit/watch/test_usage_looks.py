@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.engine import Engine
-from multidb.errors import UsageError
+from multidb.errors import MachineError, UsageError
 from multidb.fleet import Scope
 from multidb.model import AppUsage, Enforce, Quota, RuntimeKind
 from multidb.runtime import ServerState, ServerStatus
@@ -150,6 +151,27 @@ def test_a_damaged_history_is_moved_aside_with_a_note(open_shop: OpenShop, damag
         assert aside in report.notes[0]
         assert (path.parent / aside).read_bytes().endswith(damage)
         assert len(History(engine.state).looks()[0]) == 1, "a new one has begun"
+
+
+def test_a_history_that_cannot_be_read_is_not_taken_for_damaged(
+    open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_shop(["ann"])
+    path = engine.state.folder / "usage.jsonl"
+    path.write_bytes(Look(NOW, {}).line().encode() + b"\n")
+    before = path.read_bytes()
+
+    def refused(self: Path, *_: object, **__: object) -> object:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refused)
+        looks, note = History(engine.state).looks()
+        assert (looks, "Permission denied" in note) == ([], True)
+        with pytest.raises(MachineError):
+            History(engine.state).add(Look(NOW, {}))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.glob("usage.jsonl*")] == ["usage.jsonl"]
 
 
 def test_over_the_quota_read_only_and_back_with_room_between(open_shop: OpenShop) -> None:

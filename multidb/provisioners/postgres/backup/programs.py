@@ -9,6 +9,7 @@ the server's own container are taken. Passwords go through the environment of th
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib.util
 import os
@@ -68,6 +69,7 @@ _HEARD = 1 << 14  # bytes of it that are kept
 _FIRST_LINE = 5.0  # seconds
 USUAL_ZONE: Final = "UTC"
 _SERVERS_OWN: Final = "pg_catalog"
+_LACKING = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # what the machine has no more of
 _APART = 17  # programs of this version and newer restore into no older server
 
 
@@ -190,7 +192,11 @@ def _version(command: Sequence[str]) -> re.Match[str] | None:
         asked = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=30
         )
-    except (OSError, subprocess.SubprocessError):
+    except OSError as error:
+        if error.errno in _LACKING:  # it may well be there
+            raise
+        return None
+    except subprocess.SubprocessError:
         return None
     return _VERSION.search(asked.stdout)
 

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, Protocol
 from multidb.backup.app_files.entries import FileEntry, FileKind, Omissions, Tally
 from multidb.backup.app_files.sqlite import COMPANIONS
 from multidb.backup.app_files.tar import Member
-from multidb.backup.app_files.tree import CREATE, names_of, open_folder, read_tree, remove_tree, status_at
+from multidb.backup.app_files.tree import CREATE, move, names_of, open_folder, read_tree, remove_tree, status_at
 from multidb.backup.targets import Target, open_target
 from multidb.document import printable
 from multidb.errors import ArchiveError, Refused, TargetError
@@ -242,7 +242,7 @@ class _Local:
                     os.unlink(own + end, dir_fd=above)  # else SQLite would take it for the new one's
             if stat.S_ISDIR(coming.st_mode) and live is not None:
                 remove_tree(above, own)
-            os.rename(new.kept, own, src_dir_fd=new.folder, dst_dir_fd=above)
+            move(new.folder, above, new.kept, own)
             os.fsync(above)
         return []
 
@@ -255,11 +255,13 @@ class _Local:
                 stack.enter_context(opened(folder, name))
                 for folder, name in ((above, _OLD + own), (above, own), (new.folder, new.kept))
             )
-            if not coming.st_mode & stat.S_IWUSR:
-                os.fchmod(filled, _PRIVATE)
+            for folder in (live, filled):
+                status = os.fstat(folder)
+                if not status.st_mode & stat.S_IWUSR and status.st_uid == os.geteuid():
+                    os.fchmod(folder, _PRIVATE)
             for source, target in ((live, old), (filled, live)):
                 for name in names_of(source):
-                    os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+                    move(source, target, name)
             os.fchmod(live, stat.S_IMODE(coming.st_mode))
             os.utime(live, (coming.st_mtime, coming.st_mtime))
             os.fsync(live)

@@ -19,7 +19,7 @@ from multidb.backup.app_files.entries import FileEntry, FileKind, Omissions, lin
 from multidb.backup.app_files.sqlite import COMPANIONS, HEADER, NotADatabase, copied
 from multidb.document import Unreadable, inside
 
-__all__ = ["CREATE", "names_of", "open_folder", "read_tree", "remove_tree", "status_at"]
+__all__ = ["CREATE", "move", "names_of", "open_folder", "read_tree", "remove_tree", "status_at"]
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -176,6 +176,25 @@ def _opener(path: Path) -> Callable[[], contextlib.AbstractContextManager[Binary
             yield file
 
     return opened
+
+
+def move(source: int, target: int, name: str, new: str | None = None) -> None:
+    """Renames what has that name in the folder `source` into the folder `target`, there also under a new name. A folder
+    of ours that nobody may write is moved, too: its entry ``..`` changes, so the system wants it writable for that."""
+    status = os.stat(name, dir_fd=source, follow_symlinks=False)
+    closed = stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_IWUSR and status.st_uid == os.geteuid()
+    if closed:
+        _open_up(source, name)
+    try:
+        os.rename(name, new or name, src_dir_fd=source, dst_dir_fd=target)
+        source, name = target, new or name
+    finally:
+        if closed:
+            folder = open_folder(source, name)
+            try:
+                os.fchmod(folder, stat.S_IMODE(status.st_mode))
+            finally:
+                os.close(folder)
 
 
 def remove_tree(above: int, name: str) -> None:

@@ -31,6 +31,7 @@ from multidb.engine import Engine
 from multidb.errors import ArchiveError, ManifestError, Refused, UsageError
 from multidb.fleet import Scope
 from multidb.project import load_project
+from tests.support.somebody import SOMEBODY, as_somebody
 from tests.unit.backup.cabinet import rows_of
 from tests.unit.backup.conftest import make_engine
 from tests.unit.backup.sets_of_shop import folder_of, made, make, quiet, tried
@@ -228,6 +229,37 @@ def test_a_second_name_of_another_accounts_file_is_left_out(shop: Engine, tmp_pa
     assert not (uploads / "mine").exists()
     assert (uploads / "own_too").read_text() == "the app's"
     assert {path.lstat().st_uid for path in uploads.rglob("*") if not path.is_symlink()} == {1234}
+
+
+def _with_closed_folders(uploads: Path) -> None:
+    """As Go keeps its modules."""
+    (uploads / "modules" / "one").mkdir(parents=True)
+    (uploads / "modules" / "one" / "file").write_text("1")
+    for folder in (uploads / "modules" / "one", uploads / "modules", uploads):
+        folder.chmod(0o555)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_folders_that_nobody_may_write_are_replaced(shop: Engine, tmp_path: Path, uploads: Path, gone: bool) -> None:
+    def replaced() -> None:
+        _with_closed_folders(uploads)
+        before, copy = tree(uploads), made(shop)
+        uploads.chmod(0o755)
+        if gone:
+            uploads.rename(tmp_path / "elsewhere")
+        else:
+            (uploads / "later").mkdir(mode=0o555)
+            uploads.chmod(0o555)
+        back(shop, copy, replace=True, safety=False)
+        assert tree(uploads) == before
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith((".multidb-old", ".multidb-new"))]
+
+    if os.geteuid() != 0:
+        replaced()
+        return
+    for path in (tmp_path, *tmp_path.rglob("*")):  # root may write anywhere, so it has nothing to show
+        os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
+    assert as_somebody(replaced, tmp_path)
 
 
 def hostile(engine: Engine, tmp_path: Path, *members: tarfile.TarInfo) -> Copy:

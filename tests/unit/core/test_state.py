@@ -20,6 +20,7 @@ from multidb import files
 from multidb.errors import Locked, UsageError
 from multidb.secrets import Secret, SecretRef
 from multidb.state import ProjectState
+from tests.support.somebody import as_somebody
 
 REF = SecretRef("ann", "toy", "key")
 
@@ -305,30 +306,21 @@ def test_root_gives_nobody_what_a_link_in_their_project_leads_to(tmp_path: Path)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_what_is_somebody_elses_says_whose(tmp_path: Path) -> None:
-    """As an account that is not the owner, in a process of its own."""
-    tmp_path.chmod(0o755)
-    for above in tmp_path.parents[:2]:
-        above.chmod(0o755)
     (tmp_path / "state.json").write_text("{}")
     (tmp_path / "state.json").chmod(0o600)
-    child = os.fork()
-    if child == 0:  # pragma: no cover
-        os.setgroups([])
-        os.setgid(12345)
-        os.setuid(12345)
-        said = []
-        for tried in (
+
+    def tried() -> None:
+        for attempt in (
             lambda: files.read_text(tmp_path / "state.json"),
             lambda: list(files.lines(tmp_path / "state.json", 10)),
             lambda: files.write_text(tmp_path / "new", "x"),
             lambda: files.append_line(tmp_path / "below" / "new", "x", 0),
         ):
-            try:
-                tried()
-            except UsageError as error:
-                said.append("sudo -u root multidb" in (error.hint or ""))
-        os._exit(0 if said == [True] * 4 else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            with pytest.raises(UsageError) as refused:
+                attempt()
+            assert "sudo -u root multidb" in (refused.value.hint or "")
+
+    assert as_somebody(tried, tmp_path)
 
 
 def test_a_file_of_somebody_keeps_its_link_its_mode_and_its_owner(tmp_path: Path) -> None:

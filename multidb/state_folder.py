@@ -66,9 +66,12 @@ class FolderStateStore:
     @contextlib.contextmanager
     def change(self, holder: Holder) -> Iterator[dict[str, Any]]:
         with files.lock(self._turn, holder, TURN):
-            document = self._document()
+            document, is_there = self._document(), self.stamp() is not None
+            before = state_text(document)
             yield document
-            files.write_text(self._path, state_text(document), mode=files.PRIVATE)
+            after = state_text(document)
+            if not is_there or after != before:  # a full disk is in nobody's way who has nothing to say
+                files.write_text(self._path, after, mode=files.PRIVATE)
 
     def lock(
         self, name: str, holder: Holder, timeout: float = 0.0, waiting: Callable[[str], None] | None = None

@@ -517,7 +517,8 @@ class EmbeddedRuntime:
             )
             took = time.monotonic() - began
             message = f"stopped in {took:.1f} s" if left else f"killed: it did not leave in {_STOP_LIMIT:.0f} s"
-        self._ledger.forget(process.name)
+        with contextlib.suppress(UsageError):  # on a full disk it stays in the record, as one that is not alive
+            self._ledger.forget(process.name)
         return ServerStatus(process.name, process.store, ServerState.STOPPED, None, message)
 
     def _erase(self, hosted: HostedServer) -> None:

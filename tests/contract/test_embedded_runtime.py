@@ -27,6 +27,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from multidb import files
 from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
 from multidb.model import App, Project, RuntimeKind, Server, ServerSpec
 from multidb.ports import choose
@@ -225,6 +226,23 @@ def test_up_twice_status_down_and_up_again(place: Callable[..., Place]) -> None:
     assert third["postgres"].server == first["postgres"].server
     assert sql(it, "SELECT n FROM kept") == 42
     assert valkey(it).get("kept") == b"42"
+
+
+def test_a_full_disk_keeps_nobody_from_stopping_servers(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = place("redis")
+    it.up()
+
+    def full(*_: object, **__: object) -> None:
+        raise UsageError("cannot be written: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write_text", full)
+        assert it.down()["redis"].state is ServerState.STOPPED
+    assert it.marked() == []
+    assert it.status()["redis"].state is ServerState.STOPPED
+    assert it.up()["redis"].state is ServerState.RUNNING
 
 
 def test_only_the_stores_of_apps_and_only_the_servers_asked_for(place: Callable[..., Place]) -> None:

@@ -270,6 +270,21 @@ def test_a_folder_that_cannot_be_written_is_said(state: ProjectState) -> None:
         pass
 
 
+def test_a_state_that_stays_as_it_is_is_not_written(state: ProjectState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a full disk keeps nobody from stopping servers."""
+    with state.change("ports") as ports:
+        ports["redis"] = 1
+
+    def full(*_: object, **__: object) -> None:
+        raise UsageError("cannot be written: No space left on device")
+
+    monkeypatch.setattr(files, "write_text", full)
+    with state.change("ports") as ports:
+        ports.pop("postgres", None)
+    with pytest.raises(UsageError, match="No space left"), state.change("ports") as ports:
+        ports.pop("redis")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_what_root_makes_in_somebodys_project_is_theirs(tmp_path: Path) -> None:
     """After one command by sudo its owner goes on."""

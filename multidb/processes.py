@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from multidb.errors import MachineError
 from multidb.files import PRIVATE
 from multidb.model import Launch
 from multidb.secrets import redact
@@ -97,6 +98,9 @@ def stop(pid: int, limit: float, waiting: Callable[[float], None] = lambda secon
 
     Returns:
         whether it left by itself.
+
+    Raises:
+        MachineError: it is another account's.
     """
     process = running(pid)
     if process is None:
@@ -104,7 +108,13 @@ def stop(pid: int, limit: float, waiting: Callable[[float], None] = lambda secon
     family: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         family = process.children(recursive=True)
-        process.send_signal(_stop_signal(process))
+        try:
+            process.send_signal(_stop_signal(process))
+        except psutil.AccessDenied:
+            raise MachineError(
+                f"process {pid} is {process.username()}'s",
+                hint="run the same as who started it; where that was root: sudo multidb ..",
+            ) from None
     left = _left(process, limit, waiting)
     if not left:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -12,10 +12,12 @@ import psutil
 import pytest
 
 from multidb import processes
+from multidb.errors import MachineError
 from multidb.model import Launch
 from multidb.runtime.ledger import Ledger, Process
 from multidb.secrets import Secret
 from multidb.state import ProjectState
+from tests.support.somebody import as_somebody
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 STUBBORN = [
@@ -122,6 +124,21 @@ def test_a_process_is_stopped_by_its_own_signal(servers: Path) -> None:
     process = started(servers, STUBBORN, signal.SIGINT)
     log_says(servers, "deaf")
     assert processes.stop(process.pid, 20), "INT ends it, and TERM would not"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_what_another_account_has_started_is_not_stopped_and_that_is_said(tmp_path: Path) -> None:
+    with subprocess.Popen(["/bin/sleep", "60"]) as other:
+
+        def refused() -> None:
+            with pytest.raises(MachineError, match=f"process {other.pid} is root's"):
+                processes.stop(other.pid, 1)
+
+        try:
+            assert as_somebody(refused, tmp_path)
+            assert other.poll() is None
+        finally:
+            other.kill()
 
 
 def test_stopping_what_is_gone_is_no_error(servers: Path) -> None:

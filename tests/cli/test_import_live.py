@@ -305,7 +305,7 @@ def test_killed_at_a_step_it_goes_on_or_is_given_up(folder: Folder, old: str, so
         kill(process)
     done = run(folder, "--cutover", "--yes")
     assert done.code == 0, done.out + done.err
-    assert there(folder) == ["public.logged", "public.orders"]
+    assert there(folder) == ["public.logged", "public.orders", "public.visits"]
     assert left_at(source) == [("{default_transaction_read_only=on}",)]
     assert not [name for name in databases(folder) if "__" in name]
 
@@ -329,7 +329,7 @@ def test_a_source_that_is_gone_when_places_were_being_exchanged_keeps_nobody_fro
         assert slot in "".join(done.json()["data"]["left"])
     finally:
         source.start()
-    assert there(folder) == ["public.logged", "public.orders"]
+    assert there(folder) == ["public.logged", "public.orders", "public.visits"]
     folder.ok("plan", "--check")
     source.sql(f"SELECT pg_drop_replication_slot('{slot}')", database="old")
 

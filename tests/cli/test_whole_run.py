@@ -32,6 +32,10 @@ apps:
 """
 
 
+# With these, libpq connects to another machine, or not at all.
+ELSEWHERE = {"PGHOSTADDR": "192.0.2.1", "PGSERVICE": "the-admins", "PGTARGETSESSIONATTRS": "standby"}
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
     with project_folder("day-", MANIFEST) as found:
@@ -40,7 +44,7 @@ def folder() -> Iterator[Folder]:
 
 @pytest.fixture(scope="module")
 def applied(folder: Folder) -> Folder:
-    folder.ok("up")
+    folder.ok("up", env=ELSEWHERE)
     folder.ok("apply", "--yes")
     return folder
 
@@ -188,7 +192,7 @@ def test_statements_come_by_a_pipe_and_the_first_that_fails_ends_it(applied: Fol
     assert done.code == 1
     assert done.json()["answers"] == [{"columns": ["one"], "rows": [["1"]], "note": "1 row"}]
     assert "nothing" in done.json()["error"]["message"]
-    assert applied.ok("connect", "bob", stdin="SELECT session_user").out.split()[-1] == "bob_user"
+    assert applied.ok("connect", "bob", stdin="SELECT session_user", env=ELSEWHERE).out.split()[-1] == "bob_user"
     assert applied.ok("connect", "bob", "--read-only", stdin="SELECT session_user").out.split()[-1] == "bob_readonly"
     assert applied.ok("connect", "bob", "--store", "redis", stdin="SET a 1\nGET a\n").out == "OK\n1\n"
     refused = applied.run("connect", "bob", "--store", "qdrant")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg import pq
 
 from multidb.errors import Locked, NotAllowed, ServerError, ServerSlow, StatementFailed, WrongVersion
 from multidb.model import Action, App, Inspection, Isolation, Statement, StoreContext
@@ -308,6 +309,20 @@ def test_the_inside_of_a_database_does_not_wait_for_that_of_another(
     assert durable == [1, 2]
     assert site.served.sql(query, database=held.id) == [(True,)]
     site.clean(*apps)
+
+
+def test_no_variable_of_the_environment_says_where_to_go(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a value with which libpq connects elsewhere, or not at all."""
+    app = site.app()
+    variables = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar}
+    with monkeypatch.context() as environment:
+        for variable in variables | {"PGTZ", "PGDATESTYLE", "PGGEQO"}:
+            environment.setenv(variable, {"PGHOSTADDR": "192.0.2.1", "PGPORT": "1"}.get(variable, "nonsense"))
+        with pytest.raises(psycopg.Error):  # the control
+            psycopg.connect(host="127.0.0.1", port=site.served.port, user=SUPERUSER, dbname="postgres").close()
+        site.apply([app])
+        assert not site.changes([app])
+    site.clean(app)
 
 
 def test_a_session_in_template1_is_in_nobodys_way(site: Site) -> None:

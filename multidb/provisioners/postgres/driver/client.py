@@ -11,6 +11,7 @@ import psycopg
 
 from multidb.errors import NotAllowed
 from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant, counted
+from multidb.provisioners.postgres.driver.address import connection_parameters
 from multidb.provisioners.postgres.driver.refusals import connection_error
 from multidb.provisioners.postgres.provision.applications import application_variables
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
@@ -54,9 +55,8 @@ def client(tenant: Tenant, access: AppAccess) -> AppClient:
     @contextmanager
     def prompt() -> Iterator[Callable[[str], PromptAnswer]]:
         try:
-            connection = psycopg.connect(
-                url, autocommit=True, connect_timeout=timeout, application_name="multidb connect"
-            )
+            parameters = connection_parameters(url, connect_timeout=timeout, application_name="multidb connect")
+            connection = psycopg.connect(autocommit=True, **parameters)
         except psycopg.Error as error:
             raise connection_error(error, tenant.server) from None
         with connection:

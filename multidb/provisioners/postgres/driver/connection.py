@@ -30,6 +30,7 @@ from multidb.errors import (
 from multidb.model import Server
 from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.postgres.driver import session_settings
+from multidb.provisioners.postgres.driver.address import connection_parameters
 from multidb.provisioners.postgres.driver.known_powers import KNOWN_POWERS
 from multidb.provisioners.postgres.driver.refusals import Refusal, connection_error, refusal_error, refusal_of
 from multidb.provisioners.postgres.driver.session_settings import Powers
@@ -186,7 +187,7 @@ class Connection:
     def _connected(self, parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
         self._traffic.connected()
         try:
-            return psycopg.connect(autocommit=True, **parameters)
+            return psycopg.connect(autocommit=True, **connection_parameters(**parameters))
         except psycopg.Error as error:
             # Not chained: the driver's exception carries the connection's parameters, password included.
             raise connection_error(error, self._server) from None

@@ -11,6 +11,7 @@ from psycopg import pq
 
 from multidb.errors import ServerError
 from multidb.model import Server
+from multidb.provisioners.postgres.driver.address import connection_parameters
 from multidb.provisioners.postgres.driver.refusals import connection_error, refusal_error, refusal_of
 from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.secrets import Secret
@@ -42,7 +43,7 @@ class ReplicationConnection:
             "connect_timeout": max(2, round(server.timeout)),
         }
         try:
-            self._connection = psycopg.connect(autocommit=True, **parameters)
+            self._connection = psycopg.connect(autocommit=True, **connection_parameters(**parameters))
         except psycopg.Error as error:
             raise connection_error(error, server) from None
 

@@ -29,6 +29,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError,
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Revival, Server
 from multidb.ports import LOOPBACK
 from multidb.processes import environment, running, version_of
+from multidb.provisioners.postgres.driver.address import connection_parameters
 from multidb.provisioners.postgres.observe.refusals import LINE_PREFIX
 from multidb.provisioners.postgres.provision.options import ServerOptions
 from multidb.secrets import Secret, redact
@@ -134,7 +135,7 @@ class PostgresKind:
 
         endpoint = server.endpoint
         try:
-            with psycopg.connect(
+            parameters = connection_parameters(
                 host=endpoint.host,
                 port=endpoint.port,
                 user=endpoint.user,
@@ -142,7 +143,8 @@ class PostgresKind:
                 password=admin.reveal(),
                 connect_timeout=max(2, int(server.timeout)),
                 application_name="multidb up",
-            ) as connection:
+            )
+            with psycopg.connect(**parameters) as connection:
                 return f"PostgreSQL {connection.info.parameter_status('server_version')}"
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):

@@ -109,7 +109,7 @@ def test_stopped_at_each_step_nobody_comes_between_and_killed_there_it_goes_on_o
 @pytest.mark.parametrize(
     ("step", "usual"),
     [
-        ("multidb.provisioners.postgres.provision.session:PostgresSession._run_batch", 11),
+        ("multidb.provisioners.postgres.provision.sending:Sender._run_batch", 11),
         ("multidb.provisioners.redis.provision.session:RedisSession._carry_out", 3),
     ],
 )

@@ -204,7 +204,8 @@ class PostgresArchive:
             login = AppNames.of(new.app.id).user
             zone = restore.zone_of_set(databases, part) or zone_of(target, login, delegate, live.name)
             surroundings = programs.Surroundings(zone, _path(target, login))
-            expected = archive_tables.Expected(part.measures, kept, surroundings)
+            own = {*databases.delegates.roles(new.app), role}
+            expected = archive_tables.Expected(part.measures, kept, own, surroundings)
             archive_tables.exchange(source, target, role, tables, script, expected)
             restore.require_none_of_others(AdminInside(inside).of_others(roles) - before, databases.where)
 

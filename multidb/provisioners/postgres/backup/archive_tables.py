@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from multidb.errors import ArchiveError, Refused, ServerError
@@ -150,12 +150,14 @@ class Expected:
     """What the set says of its tables.
 
     Args:
-        kept: who may do what with single things, where that is not what every new one gets.
+        kept: who of `roles` may do what with single things, where that is not what every new one gets.
+        roles: the app's. Others, who read there as the manifest says, keep what every new thing gives them.
         surroundings: in which rows are written: checks of the app may tell days by them, and look names up.
     """
 
     measures: Measures
     kept: Sequence[rights.Right] = ()
+    roles: Collection[str] = ()
     surroundings: Surroundings = USUAL
 
 
@@ -211,7 +213,7 @@ def exchange(
     _do(target, *(f"REVOKE {right} FROM {identifier(role)}" for right in lacking))
     _do(target, *(column.declared for column in columns))
     names_made = {name for table in tables for name in (table.name, *table.sequences)}
-    _give_rights(source, target, role, expected.kept, names_made)
+    _give_rights(source, target, role, expected, names_made)
     _do(target, "COMMIT")
 
 
@@ -267,18 +269,21 @@ def _looking_up(path: Sequence[str]) -> str:
     return f"SET search_path = {', '.join(map(identifier, path)) or literal('')}"
 
 
-def _give_rights(
-    source: Connection, target: Connection, role: str, kept: Sequence[rights.Right], names: Collection[str]
-) -> None:
+def _give_rights(source: Connection, target: Connection, role: str, expected: Expected, names: Collection[str]) -> None:
     """Who may do what with what is made, as the set has it: what is new has what every new thing gets.
 
     Args:
         names: of tables and sequences, as the server writes them.
     """
-    kept = [right for right in kept if right.type in ("table", "sequence")]
+    kept = [right for right in expected.kept if right.type in ("table", "sequence")]
     things = _resolved(source, kept)
     ours = [right for right, thing in zip(kept, things, strict=True) if thing is not None and thing.identity in names]
-    pairs = [(right, thing) for right, thing in zip(ours, _resolved(target, ours), strict=True) if thing is not None]
+    made = _resolved(target, ours)
+    pairs = [
+        (_beside_others(right, thing, expected.roles), thing)
+        for right, thing in zip(ours, made, strict=True)
+        if thing is not None
+    ]
     _do(target, *(text for right, thing in pairs for text in rights.given(right, thing)))
     for right, thing in pairs:
         for text, otherwise in rights.passed_on(right, thing):
@@ -289,6 +294,14 @@ def _give_rights(
             if answer.refusal is not None or answer.warnings:
                 _do(target, f"SET ROLE {identifier(role)}", otherwise)
     _do(target, f"SET ROLE {identifier(role)}")
+
+
+def _beside_others(right: rights.Right, thing: rights.Thing, roles: Collection[str]) -> rights.Right:
+    """The right with what is given on the thing to others than these roles, and than everybody."""
+    if right.column is not None:
+        return right
+    others = {grant for grant in thing.grants if grant[0] and grant[0] not in roles}
+    return replace(right, grants=right.grants | others)
 
 
 def _resolved(connection: Connection, kept: Sequence[rights.Right]) -> list[rights.Thing | None]:

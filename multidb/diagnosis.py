@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from multidb import DISTRIBUTION, __version__, distribution
 from multidb.admin_credentials import admin_changes, other_password
-from multidb.backup.journal import IMPORTING, RESTORING, WORK_LOCK, Journal
+from multidb.backup.journal import Journal, is_at_work
 from multidb.connections import is_absent
 from multidb.deployment import Deployment
 from multidb.errors import RuntimeUnavailable
@@ -102,12 +102,11 @@ def _admin_passwords(fleet: Fleet) -> Iterator[Finding]:
 
 def _interrupted(fleet: Fleet) -> Iterator[Finding]:
     """Apps that may have some of what they had and some of what they were to get."""
-    if any(lock.name == WORK_LOCK for lock in fleet.state.store.locks()):
-        return  # a run is at it
-    for kind, what in ((RESTORING, "a restore"), (IMPORTING, "an import")):
-        for app in Journal(fleet.state).open(kind):
-            message = f"{what} of it was interrupted, and may have given it some of its data"
-            yield Finding(Level.WARNING, f"app {app}", message, f"finish it, or undo it: multidb backup {app}")
+    if is_at_work(fleet.state):
+        return
+    for app, what in Journal(fleet.state).unsettled():
+        message = f"{what} of it was interrupted, and may have given it some of its data"
+        yield Finding(Level.WARNING, f"app {app}", message, f"finish it, or undo it: multidb backup {app}")
 
 
 def certificate_findings(project: Project, ends: Mapping[str, datetime | None], now: datetime) -> Iterator[Finding]:

@@ -25,14 +25,14 @@ __all__ = [
     "PAUSED",
     "RESTORING",
     "VERIFYING",
-    "WORK_LOCK",
     "Journal",
     "exclusively",
+    "is_at_work",
 ]
 
 _WORK: Final = "backup-work"
 _SETS: Final = "backups"
-WORK_LOCK: Final = "backup"
+_LOCK: Final = "backup"
 
 MAKING: Final = "making"
 PAUSED: Final = "paused"
@@ -41,14 +41,20 @@ RESTORING: Final = "restoring"
 COPYING: Final = "copying"
 IMPORTING: Final = "importing"
 FOLLOWING: Final = "following"  # an import that goes on by itself, for days
+_GIVING: Final = {RESTORING: "a restore", IMPORTING: "an import"}
 
 
 @contextmanager
 def exclusively(state: ProjectState, command: str, progress: Progress = unwatched) -> Iterator[Progress]:
     """One run of backup work at a time. `Locked` says who is at it; whoever has it may take all notes for old. In the
     block, the work is to tell the progress that this gives: others see it then, too."""
-    with state.lock(WORK_LOCK, f"multidb {command}"), recording(state, command, progress) as recorded:
+    with state.lock(_LOCK, f"multidb {command}"), recording(state, command, progress) as recorded:
         yield recorded
+
+
+def is_at_work(state: ProjectState) -> bool:
+    """Whether a run does backup work now."""
+    return any(lock.name == _LOCK for lock in state.store.locks())
 
 
 class Journal:
@@ -70,6 +76,11 @@ class Journal:
     def open(self, kind: str) -> dict[str, dict[str, Any]]:
         """By app, what has begun and not ended."""
         return dict(self._state.read(_WORK).get(kind, {}))
+
+    def unsettled(self) -> list[tuple[str, str]]:
+        """Apps that may have some of what they had and some of what they were to get, each with what does that, or did
+        when a run died: ``a restore``, ``an import``."""
+        return [(app, what) for kind, what in _GIVING.items() for app in self.open(kind)]
 
     @property
     def working(self) -> frozenset[str]:

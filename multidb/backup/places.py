@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from multidb.backup.journal import FOLLOWING, IMPORTING, RESTORING, Journal
+from multidb.backup.journal import FOLLOWING, Journal
 from multidb.backup.sets import StoredPart
 from multidb.backup.streams import StoreReader
 from multidb.errors import ArchiveError, NeedsServer, Refused, ServerError, TargetError
@@ -190,9 +190,8 @@ def require_not_following(state: ProjectState, app: str) -> None:
 def require_settled(state: ProjectState, app: str) -> None:
     """`Refused` while what the app has may be partly of something that was interrupted, or is to be another's soon."""
     require_not_following(state, app)
-    journal = Journal(state)
-    for kind, what in ((RESTORING, "a restore"), (IMPORTING, "an import")):
-        if app in journal.open(kind):
+    for unsettled, what in Journal(state).unsettled():
+        if unsettled == app:
             raise Refused(
                 f"{what} of it was interrupted, and could not be finished yet",
                 where=f"app {app}",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import BinaryIO
 
-from multidb.model import App, Part, StoreContext
+from multidb.model import App, Part, PlaceKind, StoreContext
 from multidb.provisioners.neo4j.backup.archive import Neo4jArchive
 from multidb.provisioners.neo4j.backup.graph_file import FILE
 from multidb.provisioners.neo4j.provision.options import AppOptions
 from multidb.provisioners.neo4j.provision.resources import Neo4jFacts
-from tests.contract.case_neo4j import as_admin
+from tests.contract.case_neo4j import as_admin, emptied
 from tests.support.case import RealServer
 
 APP = App("lernmi", "lernmi", {"neo4j": AppOptions()})
@@ -111,6 +112,24 @@ class Files:
 
 
 def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None: ...
+
+
+@contextlib.contextmanager
+def with_and_without(servers: tuple[RealServer, RealServer]) -> Iterator[tuple[RealServer, RealServer]]:
+    """One with an app's data, one without any, which nobody knows."""
+    first, second = servers
+    emptied(first)
+    emptied(second)
+    yield first, replace(second, server=replace(second.server, app="lernmi", scratch=True))
+    emptied(first)
+
+
+def tried(scratch: RealServer, part: Part, content: bytes) -> None:
+    """Loads a set into a place of its own, which is then what the set is of."""
+    with opened(scratch) as archive:
+        place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
+        archive.restore(place, part, Files(content), quiet)
+        assert archive.measure(place) == part.measures
 
 
 @contextlib.contextmanager

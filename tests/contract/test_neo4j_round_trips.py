@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from random import Random
 
 import neo4j
@@ -11,8 +10,8 @@ import pytest
 
 from multidb.model import PlaceKind
 from tests.contract import neo4j_grammar
-from tests.contract.case_neo4j import as_admin, emptied
-from tests.contract.neo4j_sets import APP, CONTEXT, Files, opened, quiet, saved
+from tests.contract.case_neo4j import as_admin
+from tests.contract.neo4j_sets import APP, CONTEXT, Files, opened, quiet, saved, with_and_without
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
@@ -24,12 +23,8 @@ _LIST = "CASE WHEN valueType({0}[k]) STARTS WITH 'LIST' THEN {0}[k] ELSE [] END"
 
 @pytest.fixture
 def servers(neo4j_servers: tuple[RealServer, RealServer]) -> Iterator[tuple[RealServer, RealServer]]:
-    """One with an app's data, one without any, which nobody knows."""
-    first, second = neo4j_servers
-    emptied(first)
-    emptied(second)
-    yield first, replace(second, server=replace(second.server, app="lernmi", scratch=True))
-    emptied(first)
+    with with_and_without(neo4j_servers) as servers:
+        yield servers
 
 
 def fill(real: RealServer, random: Random) -> None:

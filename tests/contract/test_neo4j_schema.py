@@ -10,8 +10,8 @@ import pytest
 from multidb.errors import ArchiveError
 from multidb.model import PlaceKind, SourceLocation
 from multidb.provisioners.neo4j.backup.source import GraphSource
-from tests.contract.case_neo4j import as_admin, emptied
-from tests.contract.neo4j_sets import APP, CONTEXT, Files, opened, quiet, saved
+from tests.contract.case_neo4j import as_admin
+from tests.contract.neo4j_sets import APP, CONTEXT, Files, opened, quiet, saved, tried, with_and_without
 from tests.support.case import RealServer
 from tests.support.checkpoints import Marks
 
@@ -32,14 +32,10 @@ SPEAK = "ALTER DATABASE neo4j SET DEFAULT LANGUAGE CYPHER"
 
 @pytest.fixture
 def servers(neo4j_servers: tuple[RealServer, RealServer]) -> Iterator[tuple[RealServer, RealServer]]:
-    """One with an app's data, one without any."""
-    first, second = neo4j_servers
-    emptied(first)
-    emptied(second)
-    yield first, replace(second, server=replace(second.server, app="lernmi", scratch=True))
-    for real in neo4j_servers:
-        as_admin(real, f"{SPEAK} 5")
-    emptied(first)
+    with with_and_without(neo4j_servers) as servers:
+        yield servers
+        for real in servers:
+            as_admin(real, f"{SPEAK} 5")
 
 
 def shown(real: RealServer) -> list[str]:
@@ -71,10 +67,7 @@ def test_an_index_that_only_cypher_25_can_write_comes_back(servers: tuple[RealSe
     as_admin(live, *DATA, *INDEXES, database="neo4j")
     before = shown(live)
     part, content = saved(live)
-    with opened(scratch) as archive:
-        place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
-        archive.restore(place, part, Files(content), quiet)
-        assert archive.measure(place) == part.measures
+    tried(scratch, part, content)
     assert shown(scratch) == before
     assert language(scratch) == f"CYPHER {spoken}"
     as_admin(live, "DROP INDEX several", database="neo4j")
@@ -106,10 +99,7 @@ def test_an_index_that_has_failed_comes_back_as_it_was(servers: tuple[RealServer
     assert failing(live) == {"long", "longer"}
     before = shown(live)
     part, content = saved(live)
-    with opened(scratch) as archive:
-        place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
-        archive.restore(place, part, Files(content), quiet)
-        assert archive.measure(place) == part.measures
+    tried(scratch, part, content)
     assert shown(scratch) == before
 
     as_admin(live, "MATCH (n:Long) DETACH DELETE n", database="neo4j")

@@ -29,7 +29,6 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError,
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Revival, Server
 from multidb.ports import LOOPBACK
 from multidb.processes import environment, running, version_of
-from multidb.provisioners.postgres.driver.address import connection_parameters
 from multidb.provisioners.postgres.observe.refusals import LINE_PREFIX
 from multidb.provisioners.postgres.provision.options import ServerOptions
 from multidb.secrets import Secret, redact
@@ -132,6 +131,8 @@ class PostgresKind:
 
     def probe(self, server: Server, admin: Secret) -> str | None:
         import psycopg
+
+        from multidb.provisioners.postgres.driver.address import connection_parameters  # takes the driver
 
         endpoint = server.endpoint
         try:

@@ -381,7 +381,8 @@ def test_a_dump_that_cannot_be_trusted_or_loaded_changes_nothing(
     (linked / "1.dat").symlink_to("/etc/passwd")
     led = dumped(source, tmp_path / "led", "--format=directory")
     toc = (led / "toc.dat").read_bytes()
-    data = next(file.name for file in led.glob("*.dat.gz")).removesuffix(".gz").encode()
+    names = (file.name.removesuffix(".gz").encode() for file in led.glob("*.dat.gz"))
+    data = next(name for name in names if name in toc)  # the files of large objects stand in a list of their own
     (led / "toc.dat").write_bytes(toc.replace(data, b"../" + data[3:]))
     whole = dumped(source, tmp_path / "whole", "--format=custom").read_bytes()
     (tmp_path / "half").write_bytes(whole[: len(whole) * 2 // 3])

@@ -197,7 +197,7 @@ class ManifestText:
 
     def _lines(self, app_id: str, entry: Any, indent: str) -> list[str]:
         line = indent + flow_text({app_id: entry})
-        if len(line) <= _WIDEST:
+        if len(line) <= _WIDEST or not isinstance(entry, dict | list):
             return [line]
         block: str = _dump({app_id: entry}, None, self._step())
         return [indent + line for line in block.splitlines()]

@@ -7,7 +7,18 @@ import pytest
 import yaml
 
 from multidb.errors import ManifestError, UsageError
-from multidb.manifest import add_app, app_id, change_app, initial, load, project_name, remove_app, rename_app
+from multidb.manifest import (
+    add_app,
+    app_id,
+    change_app,
+    initial,
+    load,
+    project_name,
+    remove_app,
+    rename_app,
+    with_secrets,
+    with_state,
+)
 from multidb.model import Project
 from tests.support.manifest_styles import STYLES, WITHOUT_APPS
 from tests.support.toy_stores import STORES
@@ -195,9 +206,11 @@ def test_a_project_is_named_after_its_folder(folder: str, name: str) -> None:
 
 
 COMMENTS = re.compile(r"# [a-z ]+(?=\r?$)", re.MULTILINE)
+LONG = "s3://backups/" + "a/" * 60
 CHANGES = {
     "a value": {"tenant_id": "lern-mi"},
     "a nested one": {"tables": {"connection_limit": 7}},
+    "one longer than a line": {"image": LONG},
     "a mapping": {"labels": {"country": "no", "a: b": "# c"}},
 }
 
@@ -247,3 +260,10 @@ def test_an_app_is_called_otherwise_at_its_place(text: str) -> None:
     if len(apps) > 1:
         with pytest.raises(UsageError, match="already"):
             rename_app(text, *list(apps)[:2])
+
+
+@pytest.mark.parametrize("text", STYLES.values(), ids=STYLES)
+def test_a_value_may_be_longer_than_a_line(text: str) -> None:
+    before = yaml.safe_load(text.removeprefix("\ufeff"))
+    for after, key in ((with_state(text, LONG), "state"), (with_secrets(text, LONG), "secrets")):
+        assert yaml.safe_load(after.removeprefix("\ufeff")) == {**before, key: LONG}

@@ -10,7 +10,9 @@ import re
 import threading
 import time
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -18,6 +20,7 @@ import redis
 from multidb.errors import ArchiveError, MultidbError, ServerError, WrongVersion
 from multidb.model import App, PlaceKind
 from multidb.provisioners.redis.backup.keys_file import KeysReader
+from multidb.provisioners.redis.driver.batch_connection import BatchConnection
 from tests.contract.case_redis import ADMIN, as_admin, as_app
 from tests.contract.redis_sets import Files, backup, content, fill, place_of, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage, valkey  # noqa: F401
@@ -268,8 +271,8 @@ def test_a_server_without_memory_gives_a_set_and_loses_nothing_by_taking_one(val
         with valkey.archive() as archive:
             for policy, says in (
                 ("noeviction", "no memory left"),
-                ("allkeys-lru", "push out others"),
-                ("volatile-ttl", "push out others"),
+                ("allkeys-lru", "push out keys"),
+                ("volatile-ttl", "push out keys"),
             ):
                 place = archive.prepare(PlaceKind.NEW, valkey.alpha, valkey.context)
                 limited(policy, 2_000_000)
@@ -292,6 +295,91 @@ def test_a_server_without_memory_gives_a_set_and_loses_nothing_by_taking_one(val
             archive.discard(place)
     finally:
         limited("noeviction", -1 << 62)
+
+
+def test_a_key_that_is_gone_between_the_two_questions_about_it_is_not_kept_for_ever(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has an expiry, such as a lock, must not come back without one."""
+    raw, own = stage.raw(stage.alpha), stage.prefix.encode()
+    for name in (b"lock", b"other"):
+        raw.execute_command("SET", own + name, "held", "PX", 60_000)
+    raw.execute_command("CONFIG", "RESETSTAT")
+
+    class Halting(BatchConnection):
+        """What follows the first value that is asked for is sent once another client has removed its key."""
+
+        def send(self, commands: Iterable[Sequence[Any]]) -> None:
+            for words in commands:
+                super().send([words])
+                if words[0] == "DUMP" and raw.execute_command("EXISTS", own + b"lock") and words[1] == own + b"lock":
+                    while b"cmdstat_dump" not in raw.execute_command("INFO", "commandstats"):
+                        pass
+                    raw.execute_command("DEL", own + b"lock")
+
+    monkeypatch.setattr("multidb.provisioners.redis.backup.keys.BatchConnection", Halting)
+    part, files = backup(stage, stage.alpha)
+    assert (part.measures.counts, part.details["expiring"]) == ({}, 1)
+    assert [record.key for record in KeysReader(io.BytesIO(files.content["keys.bin"]))] == [b"other"]
+
+
+PREFIXED = ("redis-7", {"isolation": "prefix"})
+
+
+def test_a_key_that_expires_while_prefixes_are_exchanged_is_gone_and_nothing_else(
+    redis_servers: dict[str, RealServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with on_stage(redis_servers, *PREFIXED) as stage:
+        raw = stage.raw(stage.alpha)
+        raw.execute_command("MSET", *(word for i in range(50) for word in (f"alpha:k{i}", i)))
+        raw.execute_command("SET", "alpha:session", "x", "PX", 1500)
+        part, files = backup(stage, stage.alpha)
+        raw.execute_command("MSET", "alpha:k7", "other", "alpha:since", "x")
+
+        class Late(BatchConnection):
+            def ask(self, *words: Any) -> Any:
+                if words == ("EXEC",):
+                    while raw.execute_command("EXISTS", "alpha:session", new.name[5:-1] + "session"):
+                        time.sleep(0.02)
+                return super().ask(*words)
+
+        monkeypatch.setattr("multidb.provisioners.redis.backup.keys.BatchConnection", Late)
+        with stage.archive() as archive:
+            new = archive.prepare(PlaceKind.NEW, stage.alpha, stage.context)
+            archive.restore(new, part, files, quiet)
+            assert raw.execute_command("EXISTS", new.name[5:-1] + "session")
+            archive.replace(new, stage.context)
+            assert archive.leftovers(stage.alpha, stage.context) == []
+            assert archive.measure(archive.live(stage.alpha, stage.context)) == part.measures
+        assert raw.execute_command("DBSIZE") == 50
+
+
+def test_an_exchange_of_prefixes_pushes_nobodys_keys_out(redis_servers: dict[str, RealServer]) -> None:
+    """What is queued on the server for it takes memory, too."""
+    with on_stage(redis_servers, *PREFIXED) as stage:
+        raw = stage.raw(stage.alpha)
+        raw.execute_command("MSET", *(word for i in range(20_000) for word in (f"alpha:k{i}", i)))
+        part, files = backup(stage, stage.alpha)
+        with stage.archive() as archive:
+            new = archive.prepare(PlaceKind.NEW, stage.alpha, stage.context)
+            archive.restore(new, part, files, quiet)
+            used = re.search(rb"used_memory:(\d+)", raw.execute_command("INFO", "memory"))
+            assert used
+            raw.execute_command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+            raw.execute_command("CONFIG", "SET", "maxmemory", int(used[1]) + 3_000_000)
+            try:
+                with pytest.raises(ServerError, match="push out keys"):
+                    archive.replace(new, stage.context)
+                assert b"evicted_keys:0\r" in raw.execute_command("INFO", "stats")
+                assert raw.execute_command("DBSIZE") == 40_000
+                with as_app(stage.project.tenant("alpha")) as client:  # who is let in again
+                    assert client.execute_command("GET", "alpha:k7") == "7"
+                raw.execute_command("CONFIG", "SET", "maxmemory", int(used[1]) + 30_000_000)
+                archive.replace(new, stage.context)
+            finally:
+                raw.execute_command("CONFIG", "SET", "maxmemory", 0)
+                raw.execute_command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+            assert archive.measure(archive.live(stage.alpha, stage.context)) == part.measures
 
 
 def test_another_version_takes_the_set_or_refuses_it_before_it_loads_anything(

@@ -31,13 +31,16 @@ from multidb.provisioners.redis.provision.resources import RedisFacts
 from multidb.provisioners.redis.provision.rules import BYTES, join_line
 from multidb.secrets import Secret, redact
 
-__all__ = ["NEWER", "BatchSize", "Keys", "batches", "by_size", "dumped", "names"]
+__all__ = ["GONE", "NEWER", "BatchSize", "Keys", "batches", "by_size", "dumped", "names"]
 
 _LANES = 3  # connections; the server answers one while another's answers are read
 _MOST_KEYS = 2_000  # in one batch
 _BATCH_BYTES = 2 << 20  # of payload in one batch, which the server has to hold until it is read
 _FIRST_PAGE, _PAGE = 10, 1_000  # keys that SCAN is asked for at a time: at first, and at most
 _SHOWN = 60  # bytes of a key's name in an error
+_NO_SUCH_KEY = "ERR no such key"
+GONE = -2
+"""What PEXPIRETIME and PTTL say of a key that is not there."""
 NEWER = "the server cannot read what a newer version, or another product, has serialized"
 
 
@@ -211,38 +214,45 @@ class Keys:
         """In one transaction exchanges two DBs, carries out a command, and removes the ACL user `holder`."""
         with self.lane(0) as connection:
             connection.ask("MULTI")
-            self._queue(connection, [[("SWAPDB", one, other), tuple(also), ("ACL", "DELUSER", holder)]])
+            self._queue(connection, [("SWAPDB", one, other), tuple(also), ("ACL", "DELUSER", holder)])
             self._carry_out(connection)
 
     def exchange(self, old: str, new: str, holder: str) -> None:
         """In one transaction removes the keys of DB 0 whose names begin with `old`, gives that prefix to those of
         `new`, and removes the ACL user `holder`. Queued on the server while they are found, so that this process never
-        holds all of them."""
+        holds all of them. A key that expires meanwhile is gone.
+
+        Raises:
+            ServerError: the server has no room for what is queued, and would push keys out.
+        """
         begin, coming = old.encode(), new.encode()
-        with self.lane(0) as connection, self._another(raw=True) as client:
+        with self.lane(0) as connection, self.lane(0) as finding:
             connection.ask("MULTI")
-            self._queue(connection, ([("UNLINK", key) for key in keys] for keys in scanned(client, _match(old))))
-            renamed = Seen()
-            self._queue(
-                connection,
-                (
-                    [("RENAME", key, begin + key.removeprefix(coming)) for key in keys if not renamed.before(key)]
-                    for keys in scanned(client, _match(new))
-                ),
-            )
-            self._queue(connection, [[("ACL", "DELUSER", holder)]])
+            for keys in self._with_headroom(names(finding, old)):
+                self._queue(connection, [("UNLINK", *keys)])
+            for keys in self._with_headroom(names(finding, new)):
+                self._queue(connection, [("RENAME", key, begin + key.removeprefix(coming)) for key in keys])
+            self._queue(connection, [("ACL", "DELUSER", holder)])
             self._carry_out(connection)
+
+    def _with_headroom(self, keys: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
+        """The names in batches, each once the server has room for a command about each of them."""
+        headroom, size = Headroom(self._server, self._client), BatchSize()
+        for batch in batches(keys, size):
+            length = sum(map(len, batch))
+            headroom.require(len(batch), length)
+            size.saw(len(batch), length)
+            yield batch
 
     def _carry_out(self, connection: BatchConnection) -> None:
         for answer in connection.ask("EXEC"):
-            if isinstance(answer, ResponseError):
+            if isinstance(answer, ResponseError) and str(answer) != _NO_SUCH_KEY:
                 raise answer
 
-    def _queue(self, connection: BatchConnection, batches: Iterable[Sequence[tuple[Any, ...]]]) -> None:
-        for batch in batches:
-            for answer in connection.tell(batch):
-                if isinstance(answer, ResponseError):
-                    raise answer
+    def _queue(self, connection: BatchConnection, commands: Sequence[tuple[Any, ...]]) -> None:
+        for answer in connection.tell(commands):
+            if isinstance(answer, ResponseError):
+                raise answer
 
 
 def dumped(
@@ -329,7 +339,7 @@ def _received(
         for answer in (payload, expiry):
             if isinstance(answer, ResponseError):
                 raise answer
-        if payload is not None:
+        if payload is not None and expiry != GONE:
             size += len(payload)
             yield Record(key[skip:], payload, expiry + now if expiry >= 0 else NEVER)
     batch_size.saw(len(keys), size)

@@ -34,7 +34,7 @@ from multidb.model import (
 )
 from multidb.provisioners.redis.backup.encodings import Limits
 from multidb.provisioners.redis.backup.intake import Intake, shown
-from multidb.provisioners.redis.backup.keys import BatchSize, batches, dumped
+from multidb.provisioners.redis.backup.keys import GONE, BatchSize, batches, dumped
 from multidb.provisioners.redis.backup.keys_file import LONGEST, NEVER, Record, rdb_version
 from multidb.provisioners.redis.backup.values import KINDS, first_page, making
 from multidb.provisioners.redis.driver.batch_connection import BatchConnection
@@ -319,7 +319,7 @@ class RedisSource:
                 with self.explained():
                     kinds = lane.tell([words for key in batch for words in (("TYPE", key), (self._when, key))])
                     described = zip(batch, kinds[::2], kinds[1::2], strict=True)
-                    there = [(key, kind, ms) for key, kind, ms in described if kind != b"none"]
+                    there = [(key, kind, ms) for key, kind, ms in described if kind != b"none" and ms != GONE]
                     self._require_known(there)
                     pages = lane.tell([first_page(key, kind) for key, kind, _ in there])
                     now = _milliseconds(lane) if self._when == "PTTL" else 0

@@ -34,7 +34,7 @@ class Headroom:
         """
         if self._limit and int(self._memory_info()["used_memory"]) + _A_KEY * keys + _A_BYTE * size > self._limit:
             raise ServerError(
-                f"with more keys the server would push out others, of any app (policy {self._policy})",
+                f"the server would push out keys, of any app, to have room (policy {self._policy})",
                 where=str(self._server),
                 hint="raise its maxmemory: a set is loaded beside what is there",
             )

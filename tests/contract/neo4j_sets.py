@@ -65,6 +65,18 @@ VALUES = (
         "duration({months: -1, days: 400, seconds: -5, nanoseconds: 1})",
         "[date('2026-01-01')]",
     ),
+    *(  # what Python's driver cannot hold
+        "date('-0044-03-15')",
+        "[date('2026-01-01'), date('+12026-01-01')]",
+        "localdatetime('-999999999-01-01T00:00')",
+        "datetime('+12026-01-01T00:00Z')",
+        "datetime('+12026-01-01T00:00[UTC]')",
+        "datetime('-0753-04-21T12:00[Europe/Rome]')",
+        "datetime('1850-06-01T12:00+00:53:28')",
+        "[datetime('1850-06-01T12:00+00:53:28'), datetime('2026-01-01T00:00[Asia/Tokyo]')]",
+        "time('12:00:00.000000001-00:53:28')",
+        "[time('12:00+00:53:28')]",
+    ),
     *("point({x: 1.5, y: -2})", "point({x: 1, y: 2, z: 3})", "point({longitude: 12.9, latitude: 51.2})"),
     *("point({longitude: 12.9, latitude: 51.2, height: -10.5})", "[point({x: 1, y: 2})]", "[duration('P1D')]"),
 )
@@ -75,6 +87,7 @@ GRAPH = (
     "CREATE (:`odd ``label`:B:A {`odd ``key`: 1})-[:`odd ``type` {since: date('2026-01-01')}]->()",
     "MATCH (n:A) CREATE (n)-[:SELF]->(n), (n)-[:TWIN {n: 1}]->(:B), (n)-[:LAST]->(:Value {id: -1})",
     "MATCH (n:A)-[:TWIN]->(b) CREATE (n)-[:TWIN {n: 1}]->(b), (b)-[:TWIN {n: 2}]->(n)",
+    "MATCH (n:A) CREATE (n)-[:ODD {`o``d``d`: date('-0044-03-15'), b: [time('12:00+00:53:28')], c: 1}]->(n)",
     "UNWIND range(1, 3000) AS id CREATE (:Many {id: id, text: 'x' + id})",
     "MATCH (a:Many), (b:Many {id: 1}) WHERE a.id <= 1500 CREATE (a)-[:TO {w: a.id * 1.0}]->(b)",
 )

@@ -47,8 +47,8 @@ as multidb's (``multidb_<project>_TRIES_<app>``, ``multidb_<project>_LOADS_<app>
 is refused. Else a scratch server takes its place, which the runtime starts. What replaces live data on the same server
 does so in one transaction of at most 200,000 nodes and relationships; where multidb runs the server, a scratch server's
 data folder takes the place of the live one, of any size. Not in an export: with `isolation: label` the indexes, which
-are the shared database's. Refused: dates before the year 1 or after 9999 and offsets with seconds, which
-Python's driver cannot hold.
+are the shared database's. Refused on servers before 5.13: dates before the year 1 or after 9999 and offsets with
+seconds, which Python's driver cannot hold and the others are asked to spell.
 
 With ``servers.neo4j.backup: dump`` a part is what ``neo4j-admin database dump`` writes of a server that the runtime
 stops for it (`Runtime.take_offline`).

@@ -18,7 +18,7 @@ import neo4j
 from multidb.errors import ArchiveError
 from multidb.model import Measures, Progress, Server
 from multidb.provisioners.neo4j.backup.graph_file import FAILED, FILE, Line, Numbers, Tally
-from multidb.provisioners.neo4j.backup.values import decode, encode
+from multidb.provisioners.neo4j.backup.values import Spelled, decode, encode
 from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.cypher import CYPHER_5, CYPHER_25, makes_schema, quoted, requoted
 from multidb.provisioners.neo4j.provision.resources import read_mark
@@ -27,10 +27,10 @@ __all__ = ["FETCHED", "BATCH", "LARGEST_EXCHANGE", "UNIQUE", "Graph", "Reading",
 
 LARGEST_EXCHANGE: Final = 200_000
 FETCHED: Final = 1_000  # rows asked for at once
-# What the server calls the zones of the values of {0} that have one, by property.
-_ZONES: Final = (
-    "[k IN keys({0}) WHERE valueType({0}[k]) CONTAINS 'ZONED' | [k, CASE WHEN valueType({0}[k]) STARTS WITH 'LIST' "
-    "THEN [x IN {0}[k] | x.timezone] ELSE [{0}[k].timezone] END]]"
+# How the server writes those values of {0} that are dates, or have an offset or a zone, by property.
+_TEXTS: Final = (
+    "[k IN keys({0}) WHERE valueType({0}[k]) CONTAINS 'DATE' OR valueType({0}[k]) CONTAINS 'ZONED' | [k, CASE WHEN "
+    "valueType({0}[k]) STARTS WITH 'LIST' THEN [x IN {0}[k] | toString(x)] ELSE toString({0}[k]) END]]"
 )
 BATCH: Final = 5_000  # rows written in one transaction; a long text or list counts for more
 # Seconds, as long as the server answers others meanwhile; an index over all data is made before the answer.
@@ -43,6 +43,8 @@ _Work = Sequence[tuple[str, Mapping[str, Any]]]
 """Statements with the parameters of each."""
 _Run = Callable[[_Work], Sequence[Sequence[Any]]]
 """Runs them in one transaction and gives the rows that they answer."""
+_Functions = tuple[tuple[str, str, bool], ...]
+"""Properties that functions of Cypher make of texts: the name, the function, whether the value is a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +103,15 @@ class Graph:
 
     def lines(self) -> Iterator[Line]:
         """Everything there is, in the order of the file, read as it comes."""
-        # The driver does not tell all zones apart. Servers before 5.13 have no function for the type of a value.
-        zones = _ZONES if self._ask("SHOW FUNCTIONS YIELD name WHERE name = 'valueType' RETURN name") else "[]"
+        # The driver does not hold all dates and zones. Servers before 5.13 have no function for the type of a value.
+        texts = _TEXTS if self._ask("SHOW FUNCTIONS YIELD name WHERE name = 'valueType' RETURN name") else "[]"
         with self._reading() as transaction:
-            text = f"MATCH {_node(self._label)} RETURN elementId(n), labels(n), properties(n), {zones.format('n')}"
+            text = f"MATCH {_node(self._label)} RETURN elementId(n), labels(n), properties(n), {texts.format('n')}"
             for element, labels, *values in self._rows(transaction, text):
                 kept = sorted(name for name in labels if name != self._label)
                 yield {"node": _number(element), "labels": kept, "properties": self._encoded(element, *values)}
             pattern = f"{_node(self._label, 'a')}-[r]->{_node(self._label, 'b')}"
-            columns = f"properties(r), {zones.format('r')}"
+            columns = f"properties(r), {texts.format('r')}"
             text = f"MATCH {pattern} RETURN elementId(r), type(r), elementId(a), elementId(b), {columns}"
             for element, kind, start, end, *values in self._rows(transaction, text):
                 ends = {"from": _number(start), "to": _number(end)}
@@ -186,11 +188,11 @@ class Graph:
             return result.fetch(FETCHED)
 
     def _encoded(
-        self, element: str, properties: Mapping[str, Any], zones: Iterable[tuple[str, list[str]]]
+        self, element: str, properties: Mapping[str, Any], texts: Iterable[tuple[str, str | list[str]]]
     ) -> dict[str, Any]:
-        zones_of = dict(zones)
+        texts_of = dict(texts)
         try:
-            return {name: encode(value, zones_of.get(name, ())) for name, value in properties.items()}
+            return {name: encode(value, texts_of.get(name)) for name, value in properties.items()}
         except TypeError:
             raise ArchiveError(
                 "a property has a value that Python's driver cannot hold (a year before 1 or after 9999, a zone that "
@@ -337,8 +339,8 @@ class _Loader:
         self._numbers = numbers
         self._label = label
         self._prefix = ""  # of every element id of this database
-        self._nodes: dict[tuple[str, ...], list[list[Any]]] = {}
-        self._relationships: dict[str, list[list[Any]]] = {}
+        self._nodes: dict[tuple[tuple[str, ...], _Functions], list[list[Any]]] = {}
+        self._relationships: dict[tuple[str, _Functions], list[list[Any]]] = {}
         self._weight = 0
 
     def take(self, lines: Iterable[Line], report: Callable[[int], None]) -> None:
@@ -357,7 +359,8 @@ class _Loader:
 
     def _node(self, line: Line) -> None:
         labels = (*line["labels"], *((self._label,) if self._label else ()))
-        self._nodes.setdefault(labels, []).append([line["node"], decoded(line)])
+        values, functions, texts = decoded(line)
+        self._nodes.setdefault((labels, functions), []).append([line["node"], values, texts])
         self._weight += _weight(line)
 
     def _relationship(self, line: Line) -> None:
@@ -367,27 +370,29 @@ class _Loader:
         if not all(ends):
             raise ArchiveError(f"{FILE} has a relationship between nodes that are not in it")
         start, end = (number - 1 for number in ends)
-        self._relationships.setdefault(line["relationship"], []).append([start, end, decoded(line)])
+        values, functions, texts = decoded(line)
+        rows = self._relationships.setdefault((line["relationship"], functions), [])
+        rows.append([start, end, values, texts])
         self._weight += _weight(line)
 
     def _flush(self) -> None:
         work: list[tuple[str, Mapping[str, Any]]] = [
             (
                 # One answer for all: a row costs the driver more than what is in it.
-                f"UNWIND $rows AS row CREATE (n{_labels(labels)}) SET n = row[1] "
+                f"UNWIND $rows AS row CREATE (n{_labels(labels)}) SET n = row[1]{_made('n', 'row[2]', functions)} "
                 "RETURN collect([row[0], elementId(n)]) AS made",
                 {"rows": rows},
             )
-            for labels, rows in self._nodes.items()
+            for (labels, functions), rows in self._nodes.items()
         ]
         work += [
             (
                 "UNWIND $rows AS row "
                 "MATCH (a) WHERE elementId(a) = $prefix + row[0] MATCH (b) WHERE elementId(b) = $prefix + row[1] "
-                f"CREATE (a)-[r:{quoted(kind)}]->(b) SET r = row[2]",
+                f"CREATE (a)-[r:{quoted(kind)}]->(b) SET r = row[2]{_made('r', 'row[3]', functions)}",
                 {"rows": rows, "prefix": self._prefix},
             )
-            for kind, rows in self._relationships.items()
+            for (kind, functions), rows in self._relationships.items()
         ]
         for (made,) in self._run(work) if work else ():
             for number, element in made:
@@ -427,12 +432,27 @@ def _about(row: Mapping[str, Any]) -> list[Any]:
     return [row["entityType"], sorted(row["labelsOrTypes"] or ()), row["properties"]]
 
 
-def decoded(line: Line) -> dict[str, Any]:
-    """The properties of a line, as the driver takes them. `ArchiveError` where a value is none that was written."""
+def decoded(line: Line) -> tuple[dict[str, Any], _Functions, list[str | list[str]]]:
+    """The properties of a line: those that the driver takes; which functions make the others, of which texts.
+    `ArchiveError` where a value is none that was written."""
     try:
-        return {name: decode(value) for name, value in line["properties"].items()}
+        properties = {name: decode(value) for name, value in line["properties"].items()}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, StopIteration):
         raise ArchiveError(f"{FILE} has a value of an unknown type") from None
+    spelled = sorted((name, value) for name, value in properties.items() if isinstance(value, Spelled))
+    for name, _ in spelled:
+        del properties[name]
+    functions = tuple((name, value.function, isinstance(value.text, list)) for name, value in spelled)
+    return properties, functions, [value.text for _, value in spelled]
+
+
+def _made(owner: str, texts: str, functions: _Functions) -> str:
+    """Assigns what the functions make of the texts, one after the other."""
+    return "".join(
+        f", {owner}.{quoted(name)} = "
+        + (f"[x IN {texts}[{at}] | {function}(x)]" if many else f"{function}({texts}[{at}])")
+        for at, (name, function, many) in enumerate(functions)
+    )
 
 
 def _weight(line: Line) -> int:

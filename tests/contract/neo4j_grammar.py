@@ -22,8 +22,7 @@ _SCALARS = (
         "datetime('2026-01-01T00:00Z')",
         "datetime('1850-06-01T12:00[Europe/Berlin]')",
     ),
-    *("date('-0044-03-15')", "localdatetime('+12026-01-01T00:00')", "time('12:00+00:53:28')"),
-    *("datetime('-12026-01-01T00:00[Europe/Berlin]')", "datetime('1850-06-01T12:00:00.5-00:53:28')"),
+    *("date('-0044-03-15')", "datetime('1850-06-01T12:00:00.5-00:53:28')"),
     *("duration('P0D')", "duration({months: -14, days: 3, seconds: -1, nanoseconds: 999999999})"),
     *("point({x: 0.0, y: -0.0})", "point({x: 1e300, y: 2, z: 3})", "point({longitude: -180, latitude: 90})"),
     *("point({longitude: 12.5, latitude: 41.9, height: 8848.86})",),
@@ -31,7 +30,7 @@ _SCALARS = (
 _LISTS = (
     *("[]", "['', 'ü']", "[1, -2]", "[0.5, -0.0]", "[true, false]", "[date('2026-01-01')]", "[time('12:00Z')]"),
     "[datetime('2026-01-01T00:00[UTC]'), datetime('2026-01-01T00:00Z'), datetime('2026-01-01T00:00[Asia/Tokyo]')]",
-    *("[date('-0044-03-15'), date('2026-01-01')]", "[datetime('1850-06-01T12:00+00:53:28')]"),
+    "[date('-0044-03-15'), date('2026-01-01')]",
     *("[datetime('2026-01-01T00:00+01:00')]", "[duration('P1M')]", "[point({x: 1, y: 2}), point({x: 3, y: 4})]"),
 )
 

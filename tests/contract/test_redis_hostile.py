@@ -23,7 +23,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from multidb.errors import ArchiveError, Locked, MultidbError, Refused, ServerSlow
+from multidb.errors import ArchiveError, Locked, MultidbError, Refused, ServerDown, ServerError, ServerSlow
 from multidb.model import Inspection, PlaceKind
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.backup.keys_file import NEVER, KeysReader, KeysWriter, Record
@@ -180,6 +180,34 @@ def test_a_server_that_takes_no_writes_has_a_lock_and_turns_an_app_off(stage: St
             stage.project.apply("alpha")
         assert stage.project.in_sync("alpha")
         assert admin.execute_command("PUBSUB", "CHANNELS", "__multidb__*") == []
+
+
+@pytest.mark.parametrize("why", ["NOREPLICAS", "MISCONF"])
+def test_a_restore_says_why_a_server_takes_no_writes(valkey: Stage, why: str) -> None:
+    valkey.raw(valkey.alpha).execute_command("SET", "a", "1")
+    part, files = backup(valkey, valkey.alpha)
+    with valkey.archive() as archive, as_admin(valkey.real) as admin:
+        place = archive.prepare(PlaceKind.NEW, valkey.alpha, valkey.context)
+        with writes_refused(admin, why), pytest.raises(ServerError, match="refuses writes") as refused:
+            archive.restore(place, part, files, quiet)
+        assert "BGSAVE" in refused.value.hint if why == "MISCONF" else "replicas" in refused.value.hint
+        archive.restore(place, part, files, quiet)
+        archive.discard(place)
+
+
+def test_a_server_that_cuts_off_an_answer_is_not_said_to_be_down(stage: Stage) -> None:
+    raw = stage.raw(stage.alpha)
+    for i in range(5):
+        raw.execute_command("SET", f"{stage.prefix}big{i}", random.randbytes(900_000))
+    former = raw.execute_command("CONFIG", "GET", "client-output-buffer-limit")[1]
+    raw.execute_command("CONFIG", "SET", "client-output-buffer-limit", "normal 200000 0 0")
+    try:
+        with pytest.raises(ServerDown, match="ended the connection") as cut:
+            backup(stage, stage.alpha)
+        assert "client-output-buffer-limit" in cut.value.hint
+    finally:
+        raw.execute_command("CONFIG", "SET", "client-output-buffer-limit", former)
+    backup(stage, stage.alpha)
 
 
 @pytest.mark.usefixtures("renewed_often")

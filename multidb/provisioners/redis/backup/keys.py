@@ -23,7 +23,7 @@ from multidb.model import Progress, Server, counted
 from multidb.provisioners.redis.backup.encodings import Limits
 from multidb.provisioners.redis.backup.keys_file import NEVER, Record, rdb_version
 from multidb.provisioners.redis.driver.batch_connection import AnswerTooLong, BatchConnection
-from multidb.provisioners.redis.driver.connection import ask, scanned
+from multidb.provisioners.redis.driver.connection import UNABLE, ask, scanned
 from multidb.provisioners.redis.observe.tally import Seen
 from multidb.provisioners.redis.provision.headroom import Headroom
 from multidb.provisioners.redis.provision.numbers import lock_number
@@ -201,7 +201,7 @@ class Keys:
                 where=str(self._server),
                 hint=f"take another set, or restore into a server of that version ({NEWER})",
             )
-        if text.startswith("OOM"):
+        if text.partition(" ")[0] in ("OOM", *UNABLE):
             return answer  # the same as anywhere else
         return ServerError(f"the server refuses a value that {maker} has serialized: {text}", where=str(self._server))
 

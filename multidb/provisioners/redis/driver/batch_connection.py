@@ -21,7 +21,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from multidb.errors import AuthenticationFailed
 from multidb.model import Server, Tenant
 from multidb.progress import ProgressTimer
-from multidb.provisioners.redis.driver.connection import tls_options
+from multidb.provisioners.redis.driver.connection import ConnectionCut, tls_options
 from multidb.secrets import redact, revealed
 
 __all__ = ["OWN_NAME", "AnswerTooLong", "BatchConnection", "as_app"]
@@ -81,6 +81,7 @@ class BatchConnection:
         self._timer = ProgressTimer(self._timeout)
         self._longest = longest
         self._until = None if within is None else time.monotonic() + within
+        self._let_in = False
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
         deadline = self._deadline()
         with _driver_errors():
@@ -143,11 +144,12 @@ class BatchConnection:
         for answer in answers:
             if isinstance(answer, ResponseError):
                 raise answer
+        self._let_in = True
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         self._timer.moved()
-        with _driver_errors():
+        with _driver_errors(let_in=self._let_in):
             try:
                 yield
             except TimeoutError:
@@ -160,12 +162,14 @@ class BatchConnection:
 
 
 @contextlib.contextmanager
-def _driver_errors() -> Iterator[None]:
+def _driver_errors(*, let_in: bool = False) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
         raise redis.TimeoutError("no answer in time") from None
     except (ConnectionResetError, BrokenPipeError):
+        if let_in:
+            raise ConnectionCut("the server closed the connection") from None
         raise redis.ConnectionError("the server closed the connection; it may have none left (maxclients)") from None
     except OSError as error:
         raise redis.ConnectionError(error.strerror or str(error)) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import redis
@@ -37,6 +37,8 @@ from multidb.secrets import Secret, redact
 __all__ = [
     "ADMIN_NEEDS",
     "PRIMARY",
+    "UNABLE",
+    "ConnectionCut",
     "NoConnectionLeft",
     "ask",
     "ask_lines",
@@ -57,12 +59,26 @@ ADMIN_NEEDS: Final = (
     "can't give apps users of their own"
 )
 
+UNABLE: Final[Mapping[str, tuple[str, str]]] = {
+    "MISCONF": (
+        "the server could not save its data to disk and refuses writes",
+        "look at the server's disk and log, then run BGSAVE on it",
+    ),
+    "NOREPLICAS": ("the server has too few replicas and refuses writes", "bring its replicas back"),
+    "MASTERDOWN": ("the server is a replica without its primary, and answers nothing", PRIMARY),
+}
+"""By the first word of a refusal that is no fault of what was asked: what it means, and the way on."""
+
 _T = TypeVar("_T")
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 
 
 class NoConnectionLeft(ServerDown):
     """As many clients are connected as the server takes (``maxclients``)."""
+
+
+class ConnectionCut(redis.ConnectionError):
+    """The server has ended a connection that it had let in."""
 
 
 def open_client(
@@ -162,9 +178,23 @@ def _translated(server: Server, error: RedisError) -> ServerError:
             hint="end it with redis-cli: SCRIPT KILL, or where that is UNKILLABLE, SHUTDOWN NOSAVE; then leave scripts "
             "out of that app's entry",
         )
+    if (unable := UNABLE.get(text.partition(" ")[0])) is not None:
+        return ServerError(unable[0], where=where, hint=unable[1])
     if isinstance(error, redis.ConnectionError):
-        return ServerDown(f"cannot be reached: {text}", where=where, hint=server.start_hint)
+        return _unreachable(server, error, text)
     return ServerError(text, where=where, hint="multidb doctor")
+
+
+def _unreachable(server: Server, error: redis.ConnectionError, text: str) -> ServerDown:
+    where = str(server)
+    if isinstance(error, ConnectionCut):
+        return ServerDown(
+            "the server ended the connection before it had answered",
+            where=where,
+            hint=f"see its log: {server.start_hint}; or, where it keeps too little for the answers to a client, raise "
+            "client-output-buffer-limit or maxmemory-clients",
+        )
+    return ServerDown(f"cannot be reached: {text}", where=where, hint=server.start_hint)
 
 
 def patiently(server: Server, act: Callable[[], _T], make_room: Callable[[], None] = lambda: None) -> _T:

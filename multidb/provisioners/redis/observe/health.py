@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from multidb.model import Health, Status, Tenant
 from multidb.provisioners.redis.driver.batch_connection import BatchConnection, as_app
-from multidb.provisioners.redis.driver.connection import explained, fields
+from multidb.provisioners.redis.driver.connection import PRIMARY, UNABLE, explained, fields
 from multidb.provisioners.redis.provision.resources import FORGETS, RedisFacts
 from multidb.secrets import redact
 
@@ -25,13 +25,9 @@ _OUT_OF_MEMORY = "the server is out of memory and refuses writes; reading and de
 _MORE_MEMORY = "delete keys or give them an expiry, or raise servers.redis.maxmemory (multidb usage shows who has what)"
 _REFUSED_WRITES: Mapping[str, tuple[str, str]] = {
     "OOM": (_OUT_OF_MEMORY, _MORE_MEMORY),
-    "MISCONF": (
-        "the server could not save its data to disk and refuses writes",
-        "look at the server's disk and log, then run BGSAVE on it",
-    ),
-    "READONLY": ("the server is a replica and refuses writes", "name the primary server in the manifest"),
+    **UNABLE,
+    "READONLY": ("the server is a replica and refuses writes", PRIMARY),
     "LOADING": ("the server is still loading its data", "wait; how long depends on how much there is"),
-    "NOREPLICAS": ("the server has too few replicas and refuses writes", "bring its replicas back"),
 }
 
 
@@ -120,7 +116,7 @@ def _little_memory(info: Mapping[str, str]) -> tuple[str, str]:
 def _replica(info: Mapping[str, str]) -> tuple[str, str]:
     if info.get("role") != "slave":
         return _NOTHING
-    return "the server is a replica, so the app can only read", "name the primary server in the manifest"
+    return "the server is a replica, so the app can only read", PRIMARY
 
 
 def _forgotten(tenant: Tenant) -> tuple[str, str]:

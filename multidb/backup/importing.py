@@ -20,12 +20,13 @@ from multidb.backup.places import (
     PreparedPlace,
     clear,
     differences,
+    durability,
     left_place,
     prepared_place,
     require_not_following,
     temporary_files,
 )
-from multidb.backup.restoring import contexts_of, durability, occupied, require_unbound, safety_set
+from multidb.backup.restoring import contexts_of, occupied, require_unbound, safety_set
 from multidb.backup.sets import BackupSet
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError

@@ -26,6 +26,7 @@ __all__ = [
     "clear",
     "compare",
     "differences",
+    "durability",
     "left_place",
     "load",
     "prepared_place",
@@ -52,6 +53,11 @@ class PreparedPlace:
     replace_live: Callable[[], None]
     lasting: bool
     kept: bool = False
+
+
+def durability(place: PreparedPlace | None) -> int:
+    """By which places are exchanged in order: first what a killed run would lose."""
+    return 0 if place is None else 1 + place.lasting
 
 
 @contextlib.contextmanager

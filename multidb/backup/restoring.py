@@ -26,6 +26,7 @@ from multidb.backup.places import (
     clear,
     compare,
     differences,
+    durability,
     left_place,
     load,
     prepared_place,
@@ -39,7 +40,7 @@ from multidb.backup.sets import FILES, BackupSet, Reason
 from multidb.backup.streams import StoreReader
 from multidb.document import in_future
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError
+from multidb.errors import ArchiveError, NeedsServer, Refused, ServerError, UsageError
 from multidb.fleet import Scope
 from multidb.model import (
     App,
@@ -60,7 +61,6 @@ __all__ = [
     "Restored",
     "SetSource",
     "contexts_of",
-    "durability",
     "finish_restore",
     "occupied",
     "require_unbound",
@@ -344,11 +344,29 @@ class _Restore:
                         place.kept = True
                 lasting = [store for store, place in prepared.items() if place is not None and place.lasting]
                 self._note(_EXCHANGING, lasting=lasting, exchanged=[])
-                self._exchange(prepared)
-                self._exchange_files(new_files)
+                with self._taken_back(prepared):
+                    self._exchange(prepared)
+                    self._exchange_files(new_files)
         except Refused:
             if not exchanging:  # nothing was changed, and nothing is left
                 self._journal.end(RESTORING, self._app.id)
+            raise
+
+    @contextmanager
+    def _taken_back(self, prepared: Mapping[str, PreparedPlace | None]) -> Iterator[None]:
+        """Where the first exchange in the block is refused, nothing was changed, and no later run tries it again. Where
+        a server fails, the next run finishes what may have been done."""
+        try:
+            yield
+        except (ArchiveError, Refused, UsageError):
+            if not self._free and not self._journal.open(RESTORING)[self._app.id]["exchanged"]:
+                for place in filter(None, prepared.values()):
+                    place.kept = False
+                self._note(_LOADING)
+            raise
+        except ServerError as error:
+            way = f"finish the restore, before the app writes what would be lost: multidb backup {self._app.id}"
+            error.hint = f"{error.hint}; then {way}" if error.hint else way
             raise
 
     def require_unbound(self) -> None:
@@ -514,11 +532,6 @@ def _of_tables(archive: Archive, store: str) -> TableArchive:
     if not isinstance(archive, TableArchive):
         raise UsageError(f"{store} has no tables to be restored alone", hint=f"all of it: --store {store}")
     return archive
-
-
-def durability(place: PreparedPlace | None) -> int:
-    """By which places are exchanged in order: first what a killed run would lose."""
-    return 0 if place is None else 1 + place.lasting
 
 
 def _chosen_stores(backup_set: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:

@@ -23,14 +23,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from multidb.errors import ArchiveError, Locked, MultidbError, Refused, ServerDown, ServerError, ServerSlow
+from multidb.errors import ArchiveError, Locked, MultidbError, NotAllowed, Refused, ServerDown, ServerError, ServerSlow
 from multidb.model import Inspection, PlaceKind
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.backup.keys_file import NEVER, KeysReader, KeysWriter, Record
 from multidb.provisioners.redis.driver.connection import NoConnectionLeft
 from multidb.provisioners.redis.provision.numbers import lock_number
 from multidb.provisioners.redis.provision.resources import RedisFacts
-from tests.contract.case_redis import as_admin, as_app, real_server, redis_binary, valkey_binary
+from tests.contract.case_redis import ADMIN, as_admin, as_app, real_server, redis_binary, valkey_binary
 from tests.contract.redis_project import Project
 from tests.contract.redis_sets import Files, backup, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage, valkey  # noqa: F401
@@ -193,6 +193,27 @@ def test_a_restore_says_why_a_server_takes_no_writes(valkey: Stage, why: str) ->
         assert "BGSAVE" in refused.value.hint if why == "MISCONF" else "replicas" in refused.value.hint
         archive.restore(place, part, files, quiet)
         archive.discard(place)
+
+
+def test_a_restore_names_what_its_admin_may_not(valkey: Stage) -> None:
+    """Also where the commands go in batches."""
+    valkey.raw(valkey.alpha).execute_command("SET", "a", "1")
+    part, files = backup(valkey, valkey.alpha)
+    with valkey.archive() as archive, as_admin(valkey.real) as client:
+        place = archive.prepare(PlaceKind.NEW, valkey.alpha, valkey.context)
+        for command, act in (
+            ("restore", lambda: archive.restore(place, part, files, quiet)),
+            ("dump", lambda: backup(valkey, valkey.alpha)),
+            ("swapdb", lambda: archive.replace(place, valkey.context)),
+        ):
+            client.execute_command("ACL", "SETUSER", ADMIN, f"-{command}")
+            try:
+                with pytest.raises(NotAllowed, match=command) as refused:
+                    act()
+            finally:
+                client.execute_command("ACL", "SETUSER", ADMIN, "+@all")
+            assert command.upper() in refused.value.hint
+            act()
 
 
 def test_a_server_that_cuts_off_an_answer_is_not_said_to_be_down(stage: Stage) -> None:

@@ -399,6 +399,36 @@ def test_a_restore_that_fails_while_places_are_exchanged_is_finished_by_the_next
     assert recover(engine, None, quiet) == ([], {})
 
 
+@pytest.mark.parametrize("fault", ["replace ann", "restore ann cabinet"])
+def test_a_restore_whose_first_exchange_is_refused_changes_nothing_then_or_later(
+    engine: Engine, data: Path, fault: str
+) -> None:
+    copy = made(engine)
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "ann", 7, salt="later")
+    if fault == "restore ann cabinet":  # which is loaded where it is
+        ONE_PLACE.add("cabinet")
+    FAULTS[fault] = ArchiveError("is too large to be exchanged")
+    with pytest.raises(ArchiveError, match="too large"):
+        restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "ann", 9, salt="since")
+    assert not list(data.rglob("*__*"))
+    done, problems = recover(engine, None, quiet)
+    assert (["undid a restore" in said for said in done], problems) == ([True], {})
+    assert made(engine).backup_set is not None
+    assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [9, 9]
+
+
+def test_a_restore_that_a_server_failed_says_that_it_is_to_be_finished(engine: Engine) -> None:
+    copy = made(engine)
+    FAULTS["replace ann"] = ServerDown("went away", where="cabinet", hint="start it")
+    with pytest.raises(ServerDown) as failed:
+        restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
+    assert failed.value.hint.startswith("start it; then finish the restore")
+    assert failed.value.hint.endswith("multidb backup ann")
+
+
 @pytest.mark.parametrize("at", [0, 1])
 def test_what_is_bound_to_an_app_refuses_its_restore_before_anything_is_exchanged(
     engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch, at: int

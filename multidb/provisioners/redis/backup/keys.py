@@ -201,7 +201,7 @@ class Keys:
                 where=str(self._server),
                 hint=f"take another set, or restore into a server of that version ({NEWER})",
             )
-        if text.partition(" ")[0] in ("OOM", *UNABLE):
+        if text.partition(" ")[0] in ("OOM", "NOPERM", "READONLY", *UNABLE):
             return answer  # the same as anywhere else
         return ServerError(f"the server refuses a value that {maker} has serialized: {text}", where=str(self._server))
 
@@ -223,7 +223,7 @@ class Keys:
         holds all of them. A key that expires meanwhile is gone.
 
         Raises:
-            ServerError: the server has no room for what is queued, and would push keys out.
+            ArchiveError: the server has no room for what is queued, and would push keys out. Nothing was changed.
         """
         begin, coming = old.encode(), new.encode()
         with self.lane(0) as connection, self.lane(0) as finding:
@@ -240,7 +240,10 @@ class Keys:
         headroom, size = Headroom(self._server, self._client), BatchSize()
         for batch in batches(keys, size):
             length = sum(map(len, batch))
-            headroom.require(len(batch), length)
+            try:
+                headroom.require(len(batch), length)
+            except ServerError as error:  # nothing has failed
+                raise ArchiveError(error.message, where=error.where, hint=error.hint) from None
             size.saw(len(batch), length)
             yield batch
 

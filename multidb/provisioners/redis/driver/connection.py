@@ -55,8 +55,9 @@ __all__ = [
 _BETWEEN_TRIES: Final = 0.05  # seconds
 PRIMARY: Final = "name the primary server in the manifest"
 ADMIN_NEEDS: Final = (
-    "use an admin that may run ACL, CONFIG, INFO, COMMAND, EVAL, SET and GET; a managed service without ACL SETUSER "
-    "can't give apps users of their own"
+    "use an admin that may run ACL, CONFIG, INFO, COMMAND, EVAL, SET and GET, and for backups SCAN, DUMP, RESTORE, "
+    "UNLINK, FLUSHDB, RENAME, SWAPDB and MULTI; a managed service without ACL SETUSER can't give apps users of their "
+    "own"
 )
 
 UNABLE: Final[Mapping[str, tuple[str, str]]] = {
@@ -140,7 +141,8 @@ def explained(server: Server) -> Iterator[None]:
 def _translated(server: Server, error: RedisError) -> ServerError:
     """The driver's error as one of ours, without secrets and with the next thing to do."""
     where, text = str(server), redact(str(error))
-    if isinstance(error, BusyLoadingError):
+    word = text.partition(" ")[0]  # which the driver takes off where it has a class for it, and a batch does not
+    if isinstance(error, BusyLoadingError) or word == "LOADING":
         return ServerSlow("the server is still loading its data", where=where, hint="wait, then run the command again")
     if isinstance(error, redis.TimeoutError):
         return ServerSlow(
@@ -155,9 +157,9 @@ def _translated(server: Server, error: RedisError) -> ServerError:
             where=where,
             hint="correct the admin's name or password for this server",
         )
-    if isinstance(error, NoPermissionError):
-        return NotAllowed(text, where=where, hint=ADMIN_NEEDS)
-    if isinstance(error, ReadOnlyError):
+    if isinstance(error, NoPermissionError) or word == "NOPERM":
+        return NotAllowed(text.removeprefix("NOPERM "), where=where, hint=ADMIN_NEEDS)
+    if isinstance(error, ReadOnlyError) or word == "READONLY":
         return NotAllowed("the server is a replica", where=where, hint=PRIMARY)
     if isinstance(error, OutOfMemoryError) or text.startswith("OOM"):
         return ServerError("the server has no memory left", where=where, hint="raise its maxmemory, or delete keys")
@@ -178,7 +180,7 @@ def _translated(server: Server, error: RedisError) -> ServerError:
             hint="end it with redis-cli: SCRIPT KILL, or where that is UNKILLABLE, SHUTDOWN NOSAVE; then leave scripts "
             "out of that app's entry",
         )
-    if (unable := UNABLE.get(text.partition(" ")[0])) is not None:
+    if (unable := UNABLE.get(word)) is not None:
         return ServerError(unable[0], where=where, hint=unable[1])
     if isinstance(error, redis.ConnectionError):
         return _unreachable(server, error, text)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from multidb.model import App, ImportOptions, Measures, PlaceKind, SourceLocatio
 from multidb.ports import choose
 from multidb.provisioners.redis.backup import transfer
 from multidb.provisioners.redis.backup.source import RedisSource
+from multidb.provisioners.redis.driver.batch_connection import BatchConnection
 from multidb.provisioners.redis.hosting.rdb_file import served
 from tests.contract.case_redis import PASSWORD, as_admin
 from tests.contract.redis_elsewhere import NUMBER, Elsewhere, held
@@ -147,6 +148,50 @@ def test_what_is_pending_of_entries_that_are_gone_comes_along(pair: tuple[Elsewh
         archive.discard(place)
     # How far a group is behind is reckoned, and by Redis 8 another way.
     assert [_LAG.sub("", repr(each)) for each in (after, before)] == [_LAG.sub("", repr(before))] * 2
+
+
+def test_a_key_that_becomes_another_while_it_is_read_by_its_type_comes_as_it_is_then(
+    redis_servers: dict[str, RealServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with on_stage(redis_servers, "redis-7", {}) as stage:
+        there = Elsewhere(redis_servers["valkey-9"])
+        client = there.raw()
+        for name in (b"list", b"gone"):
+            client.execute_command("RPUSH", name, "a", "b")
+        client.execute_command("SET", b"lock", "x", "PX", 60_000)
+        for name in (b"stream", b"group"):
+            client.execute_command("XADD", name, "1-1", "f", "v")
+            client.execute_command("XGROUP", "CREATE", name, "g", "0")
+            client.execute_command("XREADGROUP", "GROUP", "g", "c", "STREAMS", name, ">")
+        changes: dict[tuple[Any, ...], tuple[Any, ...]] = {
+            ("LRANGE", b"list"): ("SET", b"list", "text"),
+            ("LRANGE", b"gone"): ("DEL", b"gone"),
+            ("GET", b"lock"): ("DEL", b"lock"),
+            ("XINFO", b"STREAM", b"stream"): ("DEL", b"stream"),
+            ("XPENDING", b"group"): ("XGROUP", "DESTROY", b"group", "g"),
+        }
+
+        class Changing(BatchConnection):
+            def send(self, commands: Iterable[Sequence[Any]]) -> None:
+                commands = list(commands)
+                for words in commands:
+                    spoken = tuple(
+                        word.encode() if i and isinstance(word, str) else word for i, word in enumerate(words)
+                    )
+                    for begin in [each for each in changes if each == spoken[: len(each)]]:
+                        client.execute_command(*changes.pop(begin))
+                super().send(commands)
+
+        monkeypatch.setattr("multidb.provisioners.redis.backup.source.BatchConnection", Changing)
+        try:
+            with stage.archive() as archive, there.source() as source:
+                place = archive.prepare(PlaceKind.NEW, stage.alpha, stage.context)
+                archive.bring_in(place, source, Marks(), quiet)
+                assert not changes
+                assert held(stage, *place_of(place)) == held(there, NUMBER)
+                archive.discard(place)
+        finally:
+            client.execute_command("FLUSHDB")
 
 
 def test_what_is_chosen_by_prefix_and_pattern_loses_the_prefix(same: tuple[Elsewhere, Stage]) -> None:

@@ -128,6 +128,10 @@ class Intake:
             return None
         return self._payload(key, b"OK", dumped)
 
+    def clear(self) -> None:
+        """Takes away what was made of a value that does not come to its end."""
+        self._tell([("DEL", self._key)])
+
     @property
     def target(self) -> bytes:
         """The name under which values are tried."""

@@ -53,6 +53,7 @@ __all__ = ["RedisSource"]
 _SAMPLE: Final = 10_000  # keys that are looked at before anything is copied
 _PAGE: Final = 1_000  # keys that SCAN is asked for at a time
 _LOOKED_AT: Final = 200  # keys whose type and size are asked for at a time
+_CHANGED: Final = ("WRONGTYPE", "ERR no such key", "NOGROUP")
 _SPECIAL: Final = frozenset(b"\\*?[]^")
 _TITLES: Final = {
     b"string": "string keys",
@@ -315,7 +316,7 @@ class RedisSource:
             with self.explained():
                 lane = stack.enter_context(self._opened(self._number or 0))
             for batch in batches(keys, batch_size):
-                size = 0
+                size, again = 0, list[bytes]()
                 with self.explained():
                     kinds = lane.tell([words for key in batch for words in (("TYPE", key), (self._when, key))])
                     described = zip(batch, kinds[::2], kinds[1::2], strict=True)
@@ -326,16 +327,31 @@ class RedisSource:
                 for (key, kind, ms), page in zip(there, pages, strict=True):
                     expires = self._fields_expire and self._intake.fields_expire
                     pieces = making(lane, key, kind, page, self._intake.target, fields_expire=expires)
-                    payload = None if page is None else self._intake.made(key, self._explained_pieces(pieces))
+                    try:
+                        payload = None if page is None else self._intake.made(key, self._explained_pieces(page, pieces))
+                    except _Changed:
+                        again.append(key)
+                        self._intake.clear()
+                        continue
                     if payload is not None:
                         size += len(payload)
                         yield Record(key[len(self._prefix) :], payload, ms + now if ms >= 0 else NEVER)
                 batch_size.saw(len(batch), size)
+                if again:
+                    yield from self._made(again)
 
-    def _explained_pieces(self, pieces: Iterator[Any]) -> Iterator[Any]:
+    def _explained_pieces(self, page: Any, pieces: Iterator[Any]) -> Iterator[Any]:
+        """Raises `_Changed` where the key has become another since it was asked for its type."""
         while True:
             with self.explained():
-                piece = next(pieces, None)
+                try:
+                    if isinstance(page, ResponseError):
+                        raise page
+                    piece = next(pieces, None)
+                except ResponseError as error:
+                    if str(error).startswith(_CHANGED):
+                        raise _Changed from None
+                    raise
             if piece is None:
                 return
             yield piece
@@ -369,6 +385,10 @@ class RedisSource:
             password = self._password.reveal() if self._password is not None else ""
             connection.login(self._server.endpoint.user, password, number)
             yield connection
+
+
+class _Changed(Exception):
+    """A key is not what it was a moment ago."""
 
 
 def _pattern(options: ImportOptions) -> bytes:

@@ -3,10 +3,10 @@ the stores' libraries and what a command imports only once it needs it, and what
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import gc
 import pkgutil
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,17 +15,15 @@ import multidb
 import tests.support.stopped  # noqa: F401
 from tests.support.own_ports import keep_apart
 
+# What stands in a function, by its indentation: to parse all files would take as long as to import most of them.
+_LATER = re.compile(r"^ +(?:import ([\w.]+)|from ([\w.]+) import )", re.MULTILINE)
+_TYPES = re.compile(r"^if TYPE_CHECKING:\n(?: .*\n)+", re.MULTILINE)
+
 
 def _imported_later(source: Path) -> Iterator[str]:
     """The modules that functions of this file import."""
-    tree = ast.parse(source.read_text(encoding="utf-8"))
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            for node in ast.walk(function):
-                if isinstance(node, ast.Import):
-                    yield from (alias.name for alias in node.names)
-                elif isinstance(node, ast.ImportFrom) and node.module is not None:
-                    yield node.module
+    for match in _LATER.finditer(_TYPES.sub("", source.read_text(encoding="utf-8"))):
+        yield match[1] or match[2]
 
 
 for _module in pkgutil.walk_packages(multidb.__path__, "multidb."):

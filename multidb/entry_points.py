@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container
+from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from multidb.errors import UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 __all__ = ["added_modules", "record_in", "unusable"]
 
@@ -13,11 +19,18 @@ __all__ = ["added_modules", "record_in", "unusable"]
 def added_modules(group: str, included: Container[str]) -> dict[str, str]:
     """By name the modules that the entry points of a group name. None takes the place of one that is `included`.
 
-    Every installed distribution is looked into.
+    Every installed distribution is looked into, once for all groups.
     """
+    points = _on_path(tuple(sys.path)).select(group=group)
+    return {point.name: point.value for point in points if point.name not in included}
+
+
+@cache
+def _on_path(path: tuple[str, ...]) -> EntryPoints:
+    """All that the distributions on Python's path have; of hundreds of them it takes a while."""
     from importlib.metadata import entry_points
 
-    return {point.name: point.value for point in entry_points(group=group) if point.name not in included}
+    return entry_points()
 
 
 def record_in(module: str, attribute: str, where: str, what: str = "it") -> object:

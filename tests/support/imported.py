@@ -1,5 +1,6 @@
 """What a command's process has imported before it is forked, and each would import otherwise: all of multidb, with it
-the stores' libraries and what a command imports only once it needs it, and what the tests begin a command by."""
+the stores' libraries and what a command imports only once it needs it, and what the tests begin a command by. Models
+are built, too: a command puts that off until it needs one, and it is a quarter of what a short one does."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+
+from pydantic import BaseModel
 
 import multidb
 import tests.support.stopped  # noqa: F401
@@ -26,6 +29,12 @@ def _imported_later(source: Path) -> Iterator[str]:
         yield match[1] or match[2]
 
 
+def _models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models(model)
+
+
 for _module in pkgutil.walk_packages(multidb.__path__, "multidb."):
     if not _module.name.endswith("__main__"):
         import_module(_module.name)
@@ -33,6 +42,9 @@ for _source in sorted(Path(multidb.__path__[0]).rglob("*.py")):
     for _name in _imported_later(_source):
         with contextlib.suppress(ImportError):  # of an extra that is not installed
             import_module(_name)
+for _model in set(_models(BaseModel)):
+    if _model.__module__.startswith("multidb."):
+        _model.model_rebuild()
 
 keep_apart()
 gc.freeze()  # nothing of this is ever garbage: a collection in a fork would only copy its pages

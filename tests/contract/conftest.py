@@ -10,7 +10,7 @@ from tests.contract.case_neo4j import community
 from tests.support.case import RealServer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # gone before the folders that come after this one
 def neo4j_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealServer, RealServer]]:
     """The own servers of the apps lernmi and devao, as the embedded runtime makes them. A test that needs them empty
     empties them first."""

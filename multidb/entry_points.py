@@ -6,7 +6,7 @@ import sys
 from collections.abc import Container
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from multidb.errors import UsageError
 
@@ -30,7 +30,7 @@ def _on_path(path: tuple[str, ...]) -> EntryPoints:
     """All that the distributions on Python's path have; of hundreds of them it takes a while."""
     from importlib.metadata import entry_points
 
-    return entry_points()
+    return cast("EntryPoints", entry_points())  # before Python 3.12 it is of another class, with the same method
 
 
 def record_in(module: str, attribute: str, where: str, what: str = "it") -> object:

@@ -26,7 +26,7 @@ from multidb.manifest.document import (
 from multidb.manifest.files import ManifestFiles, mapping_or_empty
 from multidb.manifest.names import check_known, check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
-from multidb.manifest.schema import VERSION, Shape, StoreSchema
+from multidb.manifest.schema import VERSION, Shape, StoreSchema, shape_of
 from multidb.model import App, Enforce, Project, Quota, RuntimeKind, ServerSpec
 from multidb.model.options import Section
 from multidb.model.secret_options import INCLUDED_SECRETS
@@ -84,7 +84,7 @@ def load(
         top = files.tree(overlay)
     except ManifestError as error:
         raise ManifestError(error.problems, str(path)) from None
-    project = _Reading(top, path, Shape(stores, secrets), problems, removed or {}, states).project()
+    project = _Reading(top, path, shape_of(stores, secrets), problems, removed or {}, states).project()
     if project is None or problems:
         raise ManifestError(problems, str(path))
     return replace(project, sources=files.digests)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, create_model
@@ -42,7 +42,7 @@ from multidb.model.options import (
 from multidb.model.secret_options import INCLUDED_SECRETS, SecretsSection, SecretStoreSpec
 from multidb.model.state_options import FOLDER, is_state_address
 
-__all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema", "secret_store_spec"]
+__all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema", "secret_store_spec", "shape_of"]
 
 VERSION: Final = 1
 _TENANT: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -299,6 +299,17 @@ class Shape:
             "title": "multidb manifest",
             "description": "Apps, and the isolated place that each has on shared database servers.",
         }
+
+
+def shape_of(stores: Mapping[str, StoreSchema], secrets: Mapping[str, type[Section]] = INCLUDED_SECRETS) -> Shape:
+    """The models of these stores, made once: to make them takes longer than to read a manifest, which a command does
+    several times."""
+    return _shape(tuple(stores.items()), tuple(secrets.items()))
+
+
+@lru_cache(maxsize=8)
+def _shape(stores: tuple[tuple[str, StoreSchema], ...], secrets: tuple[tuple[str, type[Section]], ...]) -> Shape:
+    return Shape(dict(stores), dict(secrets))
 
 
 def schema(

@@ -49,9 +49,9 @@ class Pooler:
     oldest: str
     port: int
     secret: str
-    files: Mapping[str, str]
+    files: Mapping[str, str] = field(hash=False)
     users: tuple[str, ...] = ()
-    tls_files: Mapping[str, str] = field(default_factory=dict)
+    tls_files: Mapping[str, str] = field(default_factory=dict, hash=False)
     start_timeout: float = 150.0
     takes_certificate: tuple[str, ...] = ()
 

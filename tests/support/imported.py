@@ -16,6 +16,9 @@ from pydantic import BaseModel
 
 import multidb
 import tests.support.stopped  # noqa: F401
+from multidb.manifest.schema import shape_of
+from multidb.project import store_schemas
+from multidb.secret_stores import secret_options
 from tests.support.own_ports import keep_apart
 
 # What stands in a function, by its indentation: to parse all files would take as long as to import most of them.
@@ -42,6 +45,7 @@ for _source in sorted(Path(multidb.__path__[0]).rglob("*.py")):
     for _name in _imported_later(_source):
         with contextlib.suppress(ImportError):  # of an extra that is not installed
             import_module(_name)
+_manifest = shape_of(store_schemas(), secret_options())
 for _model in set(_models(BaseModel)):
     if _model.__module__.startswith("multidb."):
         _model.model_rebuild()

@@ -8,6 +8,8 @@ import jsonschema
 import pytest
 
 from multidb.manifest import schema
+from multidb.manifest.schema import StoreSchema, shape_of
+from multidb.project import store_schemas
 from tests.support.toy_stores import STORES
 
 SCHEMA = schema(STORES)
@@ -21,6 +23,14 @@ def accepts(document: object) -> bool:
 def test_it_is_a_schema_of_draft_2020_12() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"].endswith("2020-12/schema")
+
+
+@pytest.mark.parametrize("stores", [STORES, store_schemas()], ids=["of tests", "included"])
+def test_the_models_of_the_same_stores_are_made_once(stores: dict[str, StoreSchema]) -> None:
+    shape = shape_of({name: replace(store) for name, store in stores.items()})
+    assert shape_of({name: replace(store) for name, store in stores.items()}) is shape
+    name, store = next(iter(stores.items()))
+    assert shape_of({**stores, name: replace(store, usual=not store.usual)}) is not shape
 
 
 @pytest.mark.parametrize(

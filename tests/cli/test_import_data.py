@@ -352,11 +352,14 @@ def test_a_dump_is_loaded_as_it_lies(folder: Folder, old: str, source: Cluster, 
     visits = "CREATE TABLE visits (at timestamptz, day date, CHECK (at::date = day))"
     written = "INSERT INTO visits VALUES ('2024-01-01 00:30+09', '2024-01-01')"
     source.sql(visits, "SET TimeZone = 'Asia/Tokyo'", written, database="old")
-    dump = dumped(source, tmp_path / "old.dump", f"--format={form}")
+    parted = "CREATE TABLE parted (n int) PARTITION BY HASH (n)"
+    halves = [f"CREATE TABLE half{n} PARTITION OF parted FOR VALUES WITH (MODULUS 2, REMAINDER {n})" for n in (0, 1)]
+    source.sql(parted, *halves, "INSERT INTO parted SELECT generate_series(1, 10)", database="old")
+    dump = dumped(source, tmp_path / "old.dump", f"--format={form}", "--load-via-partition-root")
     seen = run(folder, "shop", "--from-postgres", str(dump), "--json")
     assert seen.code == 0, seen.err
     (survey,) = seen.json()["data"]["sources"]
-    assert (survey["product"], survey["counts"]["tables"]) == ("dump of PostgreSQL 18, by pg_dump 18", 3)
+    assert (survey["product"], survey["counts"]["tables"]) == ("dump of PostgreSQL 18, by pg_dump 18", 6)
     assert any("1 publication" in loss for loss in survey["losses"])
     assert there(folder) == []
     with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:  # a dump does not say its own
@@ -366,6 +369,7 @@ def test_a_dump_is_loaded_as_it_lies(folder: Folder, old: str, source: Cluster, 
     with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
         assert connection.execute("SELECT count(*), sum(id) FROM sales.orders").fetchone() == (3000, 4501500)
         assert connection.execute("SELECT sales.twice(4), lo_get(4242)").fetchone() == (8, b"\xab\xcd")
+        assert connection.execute("SELECT count(*) FROM parted").fetchone() == (10,)
         assert connection.execute("INSERT INTO sales.orders (note) VALUES ('n') RETURNING id").fetchone() == (3001,)
     folder.ok("plan", "--check")
     live = run(folder, "shop", "--from-postgres", str(dump), "--live", "--yes", "--replace")

@@ -47,15 +47,18 @@ _TABLES = f"""{_NAMED}
 SELECT coalesce(json_agg(json_build_object(
   'name', format('%I.%I', n.nspname, c.relname), 'rows', c.relkind = 'r', 'forced', c.relforcerowsecurity,
   'pattern', format('"%s"."%s"', replace(n.nspname, '"', '""'), replace(c.relname, '"', '""')),
+  'oid', c.oid::text, 'whole', (SELECT format('%I.%I', m.nspname, w.relname) FROM pg_class w
+                                JOIN pg_namespace m ON m.oid = w.relnamespace WHERE w.oid = parted.whole),
   'columns', (SELECT coalesce(json_agg(quote_ident(attname) ORDER BY attnum), '[]'::json) FROM pg_attribute
-              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
+              WHERE attrelid = coalesce(parted.whole, c.oid) AND attnum > 0 AND NOT attisdropped),
   'written', (SELECT coalesce(json_agg(quote_ident(attname) ORDER BY attnum), '[]'::json) FROM pg_attribute
               WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),
   'sequences', (SELECT coalesce(json_agg(s.oid::regclass::text), '[]'::json) FROM pg_depend d
                 JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
                 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
                   AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')))), '[]'::json)
-FROM meant JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace"""  # noqa: S608
+FROM meant JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace,
+  LATERAL (SELECT {contents.WHOLE.format("c.oid")}) parted (whole)"""  # noqa: S608
 
 # What an owner has by itself on such a table or its sequence, and has not: the app takes it away from what it makes.
 _LACKING = f"""{_NAMED},
@@ -137,6 +140,8 @@ class _Table:
     """One table with rows or partitions; every name is quoted."""
 
     name: str
+    oid: str
+    whole: str | None
     rows: bool
     forced: bool
     pattern: str
@@ -203,7 +208,8 @@ def exchange(
     lacking = json.loads(target.ask(_LACKING, asked))
     _do(target, *(f"GRANT {right} TO {identifier(role)}" for right in lacking))
     for table in tables:
-        _fill(source, target, table, expected)
+        _fill(source, target, table, expected.surroundings)
+    _compare(target, tables, expected.measures)
     if path := expected.surroundings.path:
         _do(target, _looking_up(behind_the_servers(path)))
     _do(target, script(patterns, "post-data"))
@@ -242,27 +248,31 @@ def _statistics(statistics: Sequence[Sequence[Any]]) -> Iterator[str]:
             yield f"COMMENT ON STATISTICS {name} IS {literal(comment)}"
 
 
-def _fill(source: Connection, target: Connection, table: _Table, expected: Expected) -> None:
-    """Its rows and the positions of its sequences; compared with the set while no row security hides any."""
+def _fill(source: Connection, target: Connection, table: _Table, around: Surroundings) -> None:
+    """Its rows and the positions of its sequences."""
     if table.rows:
-        what = f"{table.name} ({', '.join(table.written)})" if table.written else table.name
-        around = expected.surroundings
+        columns = f" ({', '.join(table.written)})" if table.written else ""
         _do(target, f"SET TimeZone = {literal(around.zone or USUAL_ZONE)}", _looking_up(around.path))
         try:
             # As they are stored: not every byte of every encoding has a place in the sessions' own.
             encoding = f"(ENCODING {literal(source.ask('SELECT getdatabaseencoding()'))})"
-            source.copy_to(f"COPY {what} TO STDOUT {encoding}", target, f"COPY {what} FROM STDIN {encoding}")
+            into = f"COPY {table.whole or table.name}{columns} FROM STDIN {encoding}"
+            source.copy_to(f"COPY {table.name}{columns} TO STDOUT {encoding}", target, into)
         except ServerError as error:
             raise _failed(error.message) from None
         _do(target, f"SET TimeZone = {literal(USUAL_ZONE)}", _looking_up(()))
-        name = f"table {table.name}"
-        count, digest = contents.rows(lambda query: target.ask(query, ()), table.name, table.columns)
-        if (count, digest) != (expected.measures.counts[name], expected.measures.fingerprints[name]):
-            raise ArchiveError(f"{name}: restored, it is not what was backed up", hint="take another set")
     for sequence in table.sequences:
         position = f"SELECT json_build_array(last_value, is_called) FROM {sequence}"  # noqa: S608
         last, called = json.loads(source.ask(position, ()))
         _do(target, f"SELECT pg_catalog.setval({literal(sequence)}, {last}, {str(called).lower()})")
+
+
+def _compare(target: Connection, tables: Sequence[_Table], measures: Measures) -> None:
+    """Compares the rows with the set, while no row security hides any. `ArchiveError` where they differ."""
+    having = [contents.Table(table.name, table.oid, table.columns, None, table.whole) for table in tables if table.rows]
+    for name, total in contents.totals(lambda query: target.ask(query, ()), having).items():
+        if total != (measures.counts[name], measures.fingerprints[name]):
+            raise ArchiveError(f"{name}: restored, it is not what was backed up", hint="take another set")
 
 
 def _looking_up(path: Sequence[str]) -> str:

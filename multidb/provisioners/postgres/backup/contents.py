@@ -37,6 +37,7 @@ __all__ = [
     "STATEMENT_LIMIT",
     "STORED_EVERYWHERE",
     "UNREADABLE",
+    "WHOLE",
     "ZONE",
     "Contents",
     "Table",
@@ -47,6 +48,7 @@ __all__ = [
     "only_schema",
     "owned_by_others",
     "rows",
+    "totals",
 ]
 
 LOCK_TIMEOUT = 60  # seconds that a backup waits for a table which the app holds
@@ -168,14 +170,27 @@ WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND NOT ({_NOT_OURS}) AND NOT {
 # Those that pg_dump writes: not what a CREATE INDEX CONCURRENTLY has left that did not come to its end.
 _DUMPED = "(i.indisvalid OR r.relkind = 'p') AND i.indisready"
 
+# The highest table above a partition that is parted by the hash of an enum, which is that of a number: a label has
+# another one in each database, so its rows are in another partition there. `pg_dump` loads them through the root.
+WHOLE = """(
+  SELECT a.relid FROM pg_partition_ancestors({}) WITH ORDINALITY a (relid, level)
+  JOIN pg_partitioned_table k ON k.partrelid = a.relid
+  WHERE (SELECT o.oid FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+         WHERE m.amname = 'hash' AND o.opcname = 'enum_ops' AND o.opcnamespace = 'pg_catalog'::regnamespace)
+        = ANY (k.partclass)
+  ORDER BY a.level DESC LIMIT 1)"""
+
 _COUNTS = f"""
 WITH relation AS MATERIALIZED ({_RELATION})
 SELECT json_build_object(
   'tables', (SELECT coalesce(json_agg(json_build_array(
                  format('%I.%I', nspname, relname), oid::text,
                  (SELECT coalesce(json_agg(quote_ident(attname) ORDER BY attnum), '[]'::json) FROM pg_attribute
-                  WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped)
-               ) ORDER BY nspname, relname), '[]'::json) FROM relation WHERE relkind = 'r'),
+                  WHERE attrelid = coalesce(whole, relation.oid) AND attnum > 0 AND NOT attisdropped), NULL,
+                 (SELECT format('%I.%I', w.nspname, w.relname) FROM relation w WHERE w.oid = whole)
+               ) ORDER BY nspname, relname), '[]'::json)
+             FROM relation, LATERAL (SELECT {WHOLE.format("relation.oid")}) parted (whole)
+             WHERE relkind = 'r'),
   'counts', json_build_object(
     'partitioned tables', (SELECT count(*) FROM relation WHERE relkind = 'p'),
     'views', (SELECT count(*) FROM relation WHERE relkind = 'v'),
@@ -301,12 +316,14 @@ class Table:
     Args:
         condition: of an extension's table for configuration, which of its rows a dump holds: SQL of the extension's
             script, empty for all. None for a table that no extension brought.
+        whole: of a partition, the table (see `WHOLE`) with which its rows are counted; `columns` are in its order.
     """
 
     name: str
     oid: str
     columns: Sequence[str]
     condition: str | None = None
+    whole: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,14 +410,25 @@ def measures(ask: Callable[[str], str], known: Contents) -> Measures:
     """
     counts = dict(known.counts)
     fingerprints = {"large objects, in pieces" if known.in_pieces else "large objects": known.large_objects}
+    for name, (count, digest) in totals(ask, [table for table in known.tables if table.condition is None]).items():
+        counts[name], fingerprints[name] = count, digest
     for table in known.tables:
-        count, digest = rows(ask, table.name, table.columns, table.condition or "")
-        if table.condition is None:
-            counts[f"table {table.name}"], fingerprints[f"table {table.name}"] = count, digest
-        else:  # sets of earlier versions say nothing of it, which is no difference
+        if table.condition is not None:  # sets of earlier versions say nothing of it, which is no difference
+            count, digest = rows(ask, table.name, table.columns, table.condition)
             fingerprints[configuration.label(table.name)] = configuration.fingerprint(count, digest)
     look_again(ask, known.tables)  # a schema may be renamed while its tables are locked
     return Measures(counts, fingerprints)
+
+
+def totals(ask: Callable[[str], str], tables: Sequence[Table]) -> dict[str, tuple[int, str]]:
+    """The number of rows and their digest, by the names that measures have."""
+    summed: dict[str, tuple[int, str]] = {}
+    for table in tables:
+        name = f"table {table.whole or table.name}"
+        count, digest = rows(ask, table.name, table.columns)
+        before, other = summed.get(name, (0, "0"))
+        summed[name] = before + count, str(int(other) + int(digest))
+    return summed
 
 
 # Both functions look at the catalogs of now, which a query in an older snapshot does not.

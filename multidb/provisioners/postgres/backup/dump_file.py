@@ -28,6 +28,7 @@ _EXTENSION: Final = re.compile(
     rf"^CREATE EXTENSION IF NOT EXISTS ({_IDENTIFIER}) WITH SCHEMA ({_IDENTIFIER});", re.MULTILINE
 )
 _ROWS: Final = re.compile(rf"COPY ({_IDENTIFIER}\.{_IDENTIFIER}) (?:\(.*\) )?FROM stdin;\n")
+_THROUGH_ROOT: Final = b"-- load via partition root "
 _POLICY: Final = re.compile(r"^CREATE POLICY .+? TO (?!PUBLIC\b)", re.MULTILINE)
 _OBJECT_LINE: Final = re.compile(r"[0-9]+ blob_[0-9]+\.dat")
 # What no load makes, beside what is an admin's in every dump (`bound`).
@@ -210,16 +211,24 @@ class PostgresDumpFile:
 
     @staticmethod
     def _count(output: IO[bytes], rows: dict[str, int]) -> None:
-        table = None
+        table, comes_through_root = None, False
+        parted = set()  # nothing says in which partition their rows will be
         for raw in output:
             if table is not None:
                 if raw == b"\\.\n":
                     table = None
                 else:
                     rows[table] += 1
+            elif raw.startswith(_THROUGH_ROOT):
+                comes_through_root = True
             elif raw.startswith(b"COPY ") and (match := _ROWS.fullmatch(raw.decode(errors="surrogateescape"))):
                 table = match[1]
-                rows[table] = 0
+                rows.setdefault(table, 0)
+                if comes_through_root:
+                    parted.add(table)
+                comes_through_root = False
+        for name in parted:
+            del rows[name]
 
 
 def _newest(where: str) -> Program:

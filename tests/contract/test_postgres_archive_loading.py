@@ -59,3 +59,29 @@ def test_rows_that_are_parted_by_the_hash_of_an_enum_are_those_of_their_table(si
         opened.replace_tables(place, ["public.years"], part)
         opened.discard(place)
     assert [letter for _, letter in site.served.sql(rows, database=app.id)] == [letter for _, letter in before]
+
+
+def test_views_are_filled_in_whatever_order_they_need_and_one_that_cannot_be_stops_nothing(site: Site) -> None:
+    app, said = site.app(), list[str]()
+    site.apply([app])
+    with site.enter(app) as session:
+        for text in (
+            "CREATE TABLE t AS SELECT generate_series(1, 5) AS n; CREATE MATERIALIZED VIEW z AS SELECT sum(n) FROM t",
+            "CREATE FUNCTION total() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT sum FROM public.z); END'",
+            "CREATE MATERIALIZED VIEW a AS SELECT total()",
+            "CREATE MATERIALIZED VIEW parts AS SELECT 10 / n FROM t; INSERT INTO t VALUES (0)",
+            "CREATE MATERIALIZED VIEW never AS SELECT 1 WITH NO DATA",
+        ):
+            session.execute(text.encode())
+    part, files = backed_up(site, app)
+    with archive(site) as (opened, context):
+        place = opened.prepare(PlaceKind.NEW, app, context)
+        opened.restore(place, part, files, lambda _, message, *__: said.append(message))
+        assert opened.measure(place) == part.measures
+        opened.replace(place, context)
+    assert [each for each in said if "view" in each] == [
+        "materialized view public.parts is there without rows: division by zero"
+    ]
+    filled = "SELECT relname::text FROM pg_class WHERE relkind = 'm' AND relispopulated ORDER BY 1"
+    assert site.served.sql(filled, database=app.id) == [("a",), ("z",)]
+    assert site.served.sql("SELECT total FROM a", database=app.id) == [(15,)]

@@ -6,8 +6,9 @@ import tempfile
 
 import pytest
 
+from multidb.errors import ArchiveError
 from multidb.provisioners.postgres.backup.bound import Beyond
-from multidb.provisioners.postgres.backup.loading import Step, calls_apart, schema_apart, steps, unpinned
+from multidb.provisioners.postgres.backup.loading import Step, calls_apart, fill, schema_apart, steps, unpinned
 
 _TABLE = "1; 1259 100 TABLE public t owner"
 _SCHEMA = "2; 2615 101 SCHEMA - ext owner"
@@ -25,28 +26,32 @@ _NAMED_BY_OID = [{"oid": 105, "schema": "public", "table": "t", "name": "named\n
 
 def test_without_anything_special_all_is_loaded_at_once() -> None:
     lines = [_TABLE, _INDEX, _FOREIGN, _COMMENT, _OTHER, _FILLING]
-    assert steps("\n".join([";", *lines, ""]), frozenset(), [], Beyond()) == ([Step(lines)], [])
+    assert steps("\n".join([";", *lines, ""]), frozenset(), [], Beyond()) == (
+        [Step(lines[:-1])],
+        [],
+        Step([_FILLING]),
+    )
 
 
 def test_what_is_made_otherwise_is_left_out() -> None:
     listing = "\n".join([_TABLE, _SCHEMA, _EXTENSION, _NAMED, _OTHER])
-    assert steps(listing, frozenset({"ext"}), _NAMED_BY_OID, Beyond()) == ([Step([_TABLE, _OTHER])], [])
+    assert steps(listing, frozenset({"ext"}), _NAMED_BY_OID, Beyond()) == ([Step([_TABLE, _OTHER])], [], Step([]))
 
 
 def test_a_schema_whose_name_begins_like_that_of_an_extension_is_made() -> None:
     longer = "12; 2615 108 SCHEMA - ext more owner"
-    assert steps("\n".join([_SCHEMA, longer]), frozenset({"ext"}), [], Beyond()) == ([Step([longer])], [])
+    assert steps("\n".join([_SCHEMA, longer]), frozenset({"ext"}), [], Beyond()) == ([Step([longer])], [], Step([]))
 
 
 def test_an_index_is_attached_while_nothing_else_is_made() -> None:
     listing = "\n".join([_TABLE, _FOREIGN, _COMMENT, _ATTACH, _INDEX])
     first = [Step([_TABLE, _INDEX]), Step([_ATTACH], in_order=True), Step([_FOREIGN])]
-    assert steps(listing, frozenset(), [], Beyond()) == (first, [Step([_COMMENT], in_order=True)])
+    assert steps(listing, frozenset(), [], Beyond()) == (first, [Step([_COMMENT], in_order=True)], Step([]))
 
 
 def test_checks_that_rows_need_not_pass_are_made_after_the_rows() -> None:
     rows, check = "13; 0 100 TABLE DATA public t owner", "14; 2606 109 CHECK CONSTRAINT public a_domain c owner"
-    first, last = steps("\n".join([_TABLE, check, _COMMENT, rows, _INDEX]), frozenset(), [], Beyond())
+    first, last, _ = steps("\n".join([_TABLE, check, _COMMENT, rows, _INDEX]), frozenset(), [], Beyond())
     assert first == [Step([_TABLE, rows, _INDEX]), Step([check])]
     assert last == [Step([_COMMENT], in_order=True)]
 
@@ -64,16 +69,16 @@ def test_tables_are_made_apart_where_something_comes_between_them_and_their_rows
 @pytest.mark.parametrize(
     ("policies", "last"),
     [
-        (_NAMED_BY_OID, [_SECURITY, _FILLING, _COMMENT]),
-        ([], [_SECURITY, _FILLING]),
+        (_NAMED_BY_OID, [_SECURITY, _COMMENT]),
+        ([], [_SECURITY]),
     ],
 )
 def test_row_security_comes_late_and_comments_after_the_policies(
     policies: list[dict[str, object]], last: list[str]
 ) -> None:
     listing = "\n".join([_COMMENT, _FILLING, _TABLE, _SECURITY])
-    first, after = steps(listing, frozenset(), policies, Beyond())
-    assert after == [Step(last, in_order=True)]
+    first, after, filling = steps(listing, frozenset(), policies, Beyond())
+    assert (after, filling) == ([Step(last, in_order=True)], Step([_FILLING]))
     assert first == [Step([line for line in (_COMMENT, _TABLE) if line not in last])]
 
 
@@ -91,7 +96,7 @@ def test_what_takes_an_admin_is_left_out() -> None:
         "4; 0 0 SERVERS - x",
     ]
     beyond = Beyond(entries=frozenset({(6104, 16501)}), lines=("COMMENT - PUBLICATION everything ",))
-    assert steps("\n".join([*lines, *kept]), frozenset(), [], beyond) == ([Step(kept)], [])
+    assert steps("\n".join([*lines, *kept]), frozenset(), [], beyond) == ([Step(kept)], [], Step([]))
 
 
 def test_what_calls_functions_is_loaded_apart() -> None:
@@ -99,24 +104,31 @@ def test_what_calls_functions_is_loaded_apart() -> None:
     objects, after = "14; 0 0 BLOBS - BLOBS ", Step([_ATTACH], in_order=True)
     key, about = "16; 2606 111 CONSTRAINT public t key owner", "17; 0 0 COMMENT public INDEX at owner"
     trigger, check = "18; 2620 112 TRIGGER public t tr owner", "19; 2606 113 CHECK CONSTRAINT public t c owner"
-    lines = [_COMMENT, _TABLE, rows, objects, more, key, _INDEX, about, trigger, check, _FILLING]
-    assert calls_apart([Step(lines), after], [Step([_SECURITY], in_order=True)]) == (
-        [
-            Step([_COMMENT, _TABLE]),
-            Step([rows, more], calls=True),
-            Step([objects]),
-            Step([key, _INDEX, about], calls=True, names=True),
-            Step([trigger]),
-            Step([check], calls=True, names=True),
-            after,
-        ],
-        [Step([_SECURITY], in_order=True), Step([_FILLING], in_order=True, calls=True)],
-    )
-    late = [Step([_COMMENT], in_order=True)]
-    assert calls_apart([Step([_TABLE, _FILLING, _INDEX])], late) == (
-        [Step([_TABLE]), Step([_INDEX], calls=True, names=True)],
-        [*late, Step([_FILLING], in_order=True, calls=True)],
-    )
+    lines = [_COMMENT, _TABLE, rows, objects, more, key, _INDEX, about, trigger, check]
+    assert calls_apart([Step(lines), after]) == [
+        Step([_COMMENT, _TABLE]),
+        Step([rows, more], calls=True),
+        Step([objects]),
+        Step([key, _INDEX, about], calls=True, names=True),
+        Step([trigger]),
+        Step([check], calls=True, names=True),
+        after,
+    ]
+
+
+def test_a_view_that_needs_another_is_filled_after_it_and_one_that_cannot_be_is_named() -> None:
+    lines = [f"{n}; 0 {n} MATERIALIZED VIEW DATA public {name} owner" for n, name in enumerate(["a", "b c", "d"])]
+    filled: list[str] = []
+
+    def run(step: Step) -> None:
+        for line in step.lines:
+            name = line.split(" public ")[1].removesuffix(" owner")
+            if name == "d" or (name == "a" and "b c" not in filled):
+                raise ArchiveError(f"pg_restore failed: ERROR:  no {name}\nCommand was: REFRESH MATERIALIZED VIEW")
+            filled.append(name)
+
+    assert fill(Step(lines), run) == {"public.d": "no d"}
+    assert filled == ["b c", "a"]
 
 
 def test_a_dump_is_what_it_was_once_it_was_loaded() -> None:

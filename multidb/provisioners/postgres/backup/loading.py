@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ __all__ = [
     "Target",
     "calls_apart",
     "contents_of",
+    "fill",
     "load",
     "named",
     "schema_apart",
@@ -52,6 +53,7 @@ _ROWS = "TABLE DATA "
 _CHECK = "CHECK CONSTRAINT "
 _KEPT_BY = ("INDEX ", "CONSTRAINT ", _CHECK)  # what may call functions for every row
 _SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
+_CAUSE = re.compile(r"ERROR: +(.+?)(?=\s+(?:DETAIL|HINT|CONTEXT|Command was): |$)", re.DOTALL)
 _ATTACHING, _REFERRING, _COMMENT = "INDEX ATTACH ", "FK CONSTRAINT ", "COMMENT "
 
 
@@ -118,14 +120,14 @@ def _codec(encoding: str) -> str:
 
 def steps(
     listing: str, schemas: frozenset[str], policies: Sequence[Mapping[str, Any]], beyond: Beyond
-) -> tuple[list[Step], list[Step]]:
+) -> tuple[list[Step], list[Step], Step]:
     """A table of contents without what is made already, or will be with other names, or takes an admin: the steps
-    before the policies for roles by name are made, and those after it.
+    before the policies for roles by name are made, those after it, and the filling of materialized views (`fill`).
 
     An index of a partition is attached while nothing else is made: `pg_restore` does not know of the locks which that
     takes, and two of its connections would wait for each other. Foreign keys may need what is attached. Row security
     comes after everything that it would hide rows from (a foreign key of a table that forces it upon its owner is
-    refused), and materialized views are filled after it, as their owner would fill them. A check that rows need not
+    refused), and materialized views are filled last, as their owner would fill them. A check that rows need not
     pass (NOT VALID) comes after all of them: one of a domain would be made beside them.
 
     Args:
@@ -151,14 +153,16 @@ def steps(
             kept[line] = what
     attaching = [line for line, what in kept.items() if what.startswith(_ATTACHING)]
     checks = [line for line, what in kept.items() if what.startswith(_CHECK)]
-    late: tuple[str, ...] = (_SECURITY, _FILLING) if any(what.startswith(_SECURITY) for what in kept.values()) else ()
+    filling = Step([line for line, what in kept.items() if what.startswith(_FILLING)])
+    late: tuple[str, ...] = (_SECURITY,)
     if policies or attaching or checks:  # nothing hangs on a comment, and what it is about may be made late
         late += (_COMMENT,)
     last = [line for line, what in kept.items() if what.startswith(late)]
     last.sort(key=lambda line: late.index(next(start for start in late if kept[line].startswith(start))))
-    for line in (*last, *checks):
+    for line in (*last, *checks, *filling.lines):
         del kept[line]
-    return [*_first(kept, attaching), *([Step(checks)] if checks else [])], [Step(last, in_order=True)] if last else []
+    first = [*_first(kept, attaching), *([Step(checks)] if checks else [])]
+    return first, [Step(last, in_order=True)] if last else [], filling
 
 
 def _first(kept: Mapping[str, str], attaching: Sequence[str]) -> list[Step]:
@@ -179,22 +183,57 @@ def schema_apart(steps: Sequence[Step]) -> tuple[Step, list[Step]]:
     return Step(lines[:start]), [step for step in parted if step.lines]
 
 
-def calls_apart(first: Sequence[Step], last: Sequence[Step]) -> tuple[list[Step], list[Step]]:
-    """The same steps with what calls functions apart: the rows of tables, indexes and constraints, and last of all the
-    filling of materialized views. Rows and fillings name no function by themselves, indexes and constraints do."""
+def calls_apart(steps: Sequence[Step]) -> list[Step]:
+    """The same steps with what calls functions apart: the rows of tables, indexes and constraints. Rows name no
+    function by themselves, indexes and constraints do."""
     before: list[Step] = []
-    for step in first:
-        begun = (number for number, line in enumerate(step.lines) if _is(line, (_ROWS, _FILLING, *_KEPT_BY)))
+    for step in steps:
+        begun = (number for number, line in enumerate(step.lines) if _is(line, (_ROWS, *_KEPT_BY)))
         start = next(begun, len(step.lines))
         rows = [line for line in step.lines[start:] if _is(line, _ROWS)]
-        rest = [line for line in step.lines[start:] if not _is(line, (_ROWS, _FILLING))]
+        rest = [line for line in step.lines[start:] if not _is(line, _ROWS)]
         runs = [(calls, list(run)) for calls, run in itertools.groupby(rest, _is_kept)]
         parts = [Step(step.lines[:start], step.in_order), Step(rows, calls=True)]
         parts += [Step(run, step.in_order, calls, names=calls) for calls, run in runs]
         before += [part for part in parts if part.lines]
-    after = [replace(step, lines=[line for line in step.lines if not _is(line, _FILLING)]) for step in last]
-    views = [line for step in (*first, *last) for line in step.lines if _is(line, _FILLING)]
-    return before, [step for step in (*after, Step(views, in_order=True, calls=True)) if step.lines]
+    return before
+
+
+def fill(step: Step, run: Callable[[Step], None]) -> Mapping[str, str]:
+    """Fills the materialized views of a step, and says which could not be filled, and why.
+
+    A view may need another one of which no table of contents knows, through a function: one that fails is tried again
+    while others can be filled. What is left could not be filled in the app either, and has no rows of its own.
+
+    Args:
+        run: loads a step.
+    """
+    if not step.lines:
+        return {}
+    with contextlib.suppress(ArchiveError):
+        run(step)
+        return {}
+    left, before = dict.fromkeys(step.lines, ""), 0
+    while left and len(left) != before:
+        before = len(left)
+        left = {line: cause for line in left if (cause := _refusal(replace(step, lines=[line]), run))}
+    return {_called(line): cause for line, cause in left.items()}
+
+
+def _refusal(step: Step, run: Callable[[Step], None]) -> str:
+    try:
+        run(step)
+    except ArchiveError as error:
+        cause = _CAUSE.search(error.message)
+        return cause[1] if cause is not None else error.message
+    return ""
+
+
+def _called(line: str) -> str:
+    """What a view is called in the line about its rows: schema and name, and then its owner."""
+    entry = _ENTRY.match(line)
+    words = entry[3].removeprefix(_FILLING) if entry is not None else line
+    return ".".join(words.rpartition(" ")[0].split(" ", 1))
 
 
 def _is_kept(line: str) -> bool:

@@ -374,7 +374,7 @@ class Load:
             self.progress(self.place.app.id, f"{where}: all tables and indexes go into the database's own")
         target, timer = self.target(delegate, self.role, tablespaces=usable), self.databases.timer(delegate)
         self.progress(self.place.app.id, "loading")
-        first, last = loading.steps(listing, schemas, policies, beyond)
+        first, last, filling = loading.steps(listing, schemas, policies, beyond)
         with _understood("how columns are stored", self.databases.where):
             columns = list(storage.read(self.part.details.get("storage", ())))
         if columns:
@@ -383,7 +383,7 @@ class Load:
             self.run(delegate, [f"SET ROLE {identifier(self.role)}", *(column.loading for column in columns)])
         path = self._path()
         if path:
-            first, last = loading.calls_apart(first, last)
+            first, filling = loading.calls_apart(first), replace(filling, calls=True)
 
         def load(step: loading.Step) -> None:
             there = (programs.behind_the_servers(path) if step.names else path) if step.calls else ()
@@ -395,6 +395,8 @@ class Load:
         self.make_policies(delegate, policies)
         for step in last:
             load(step)
+        for name, cause in loading.fill(filling, load).items():
+            self.progress(self.place.app.id, f"materialized view {name} is there without rows: {cause}")
         if columns:
             self.run(delegate, [f"SET ROLE {identifier(self.role)}", *(column.declared for column in columns)])
 

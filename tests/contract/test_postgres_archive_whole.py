@@ -490,6 +490,8 @@ _OF_ADMINS = (
     ("CREATE FUNCTION tight() RETURNS int LEAKPROOF LANGUAGE sql AS 'SELECT 1'", "function public.tight()", False),
     ("CREATE FUNCTION quiet() RETURNS int LANGUAGE sql SET log_min_messages = error AS 'SELECT 1'",
      "function public.quiet()", False),
+    ("CREATE FUNCTION tenant() RETURNS int LANGUAGE sql SET app.tenant = '7' AS 'SELECT 1'",
+     "function public.tenant()", False),
     ("CREATE AGGREGATE piled (int8) (SFUNC = int8_avg_accum, STYPE = internal, FINALFUNC = numeric_poly_sum)",
      "aggregate public.piled(bigint)", False),
     ("CREATE VIEW summed AS SELECT piled(a) FROM s.t", "aggregate public.piled(bigint) (with view public.summed)",

@@ -99,8 +99,11 @@ _BEYOND: Final = (
     ("pg_proc", "pg_proc c WHERE c.proleakproof", "false", "ALTER ROUTINE %s NOT LEAKPROOF"),
     (
         "pg_proc",
-        "pg_proc c WHERE EXISTS (SELECT FROM unnest(c.proconfig) e JOIN pg_settings s "
-        "ON lower(s.name) = lower(split_part(e, '=', 1)) WHERE s.context <> 'user' AND NOT {granted})",
+        # A parameter that the session does not know is an admin's to set, also one of an extension that is not loaded
+        # yet. PL/pgSQL's are known where a function of it was made before.
+        "pg_proc c WHERE EXISTS (SELECT FROM unnest(c.proconfig) e, LATERAL (SELECT split_part(e, '=', 1)) k (name) "
+        "LEFT JOIN pg_settings s ON lower(s.name) = lower(k.name) "
+        "WHERE coalesce(s.context <> 'user', k.name NOT LIKE 'plpgsql.%') AND NOT {granted})",
         "false",
         "ALTER ROUTINE %s RESET ALL",
     ),
@@ -157,7 +160,7 @@ def inside(version: int, roles: Sequence[str], makers: Sequence[str] | None = No
         if recent
         else "c.puballtables",
         "granted": "EXISTS (SELECT FROM pg_roles r "
-        f"WHERE r.rolname IN ({ours}) AND has_parameter_privilege(r.oid, s.name, 'SET'))"
+        f"WHERE r.rolname IN ({ours}) AND has_parameter_privilege(r.oid, k.name, 'SET'))"
         if recent
         else "false",
         "roles": ours if makers is None else ", ".join(map(literal, makers)) or "NULL",

@@ -14,7 +14,7 @@ from multidb.backup.schedule import freshness_now, last_sets
 from multidb.credentials import issued_at
 from multidb.fleet import Fleet
 from multidb.model import App, Status
-from multidb.orphans import orphans
+from multidb.orphans import orphans, vacant, ways_of_vacant
 from multidb.tombstone import tombstones
 from multidb.usage import History
 
@@ -121,9 +121,16 @@ def _removed(fleet: Fleet) -> list[AppSummary]:
 
 
 def _orphans(fleet: Fleet) -> list[AppSummary]:
+    things = orphans(fleet)
+    empty = vacant(fleet, things)
     return [
-        AppSummary(app, Presence.ORPHAN, tuple(stores), note=f"in no manifest; multidb remove-app {app}")
-        for app, stores in sorted(orphans(fleet).items())
+        AppSummary(
+            app,
+            Presence.ORPHAN,
+            tuple(stores),
+            note=f"no app's; {ways_of_vacant(app)}" if app in empty else f"in no manifest; multidb remove-app {app}",
+        )
+        for app, stores in sorted(things.items())
     ]
 
 

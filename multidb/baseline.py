@@ -80,8 +80,9 @@ class Baseline:
         self._change(lambda known: _learned(known, asked, changes, compared))
 
     def forget(self, app: str) -> None:
-        """Forgets what is known of an app: another may take its name."""
-        self._change(lambda known: {name: digests for name, digests in known.items() if name != app})
+        """Forgets what is known of an app that is gone: another may take its name. With it goes what is known of the
+        server as a whole, which its end may have changed; the next look at the server writes that down again."""
+        self._change(lambda known: {name: digests for name, digests in known.items() if name not in (app, "")})
 
     def _change(self, after: Callable[[Digests], Digests]) -> None:
         def changed(text: str | None) -> str | None:

@@ -12,13 +12,13 @@ from multidb.concurrency import side_by_side
 from multidb.errors import Locked, MultidbError, UsageError
 from multidb.fleet import SERVERS_AT_ONCE, Fleet
 from multidb.manifest import is_app_id
-from multidb.model import App, Finding, Isolation, Level, Project, Server, Session, listed
+from multidb.model import App, Finding, Isolation, Level, Project, Server, Session, SharingSession, listed
 from multidb.plan import ServerPlan
 from multidb.provisioners import provisioner
 from multidb.renames import former_names, outdated_names, renamed_since, renames, ways_of_outdated
 from multidb.tombstone import Tombstone, tombstones, ways_of_removed, write_tombstone
 
-__all__ = ["orphan", "orphan_findings", "orphans", "orphans_in"]
+__all__ = ["orphan", "orphan_findings", "orphans", "orphans_in", "vacant", "ways_of_vacant"]
 
 
 def orphans(fleet: Fleet, servers: Sequence[Server] | None = None) -> dict[str, dict[str, Sequence[str]]]:
@@ -52,6 +52,30 @@ def orphans_in(fleet: Fleet, server: Server, session: Session) -> Mapping[str, S
     return {app: of_app for app, of_app in things.items() if is_app_id(app)}  # a mark is only a text
 
 
+def vacant(fleet: Fleet, things: Mapping[str, Mapping[str, Sequence[str]]]) -> Collection[str]:
+    """Those of the orphans that are no app's: all that is there was shared by apps, each of which has left. A server
+    that cannot be asked knows of none.
+
+    Args:
+        things: what there is of each, as `orphans` gives it.
+    """
+
+    def asked(server: Server) -> Collection[str]:
+        try:
+            with fleet.open(server) as session:
+                if not isinstance(session, SharingSession):
+                    return ()
+                return session.vacant(fleet.known_context(server, session.facts), things)
+        except MultidbError:
+            return ()
+
+    stores = {store for of_stores in things.values() for store in of_stores}
+    shared = [server for server in fleet.runtime.servers() if server.app is None and server.store in stores]
+    answers = side_by_side(asked, shared, at_once=SERVERS_AT_ONCE)
+    empty = {(server.store, name) for server, names in zip(shared, answers, strict=True) for name in names}
+    return [app for app, of_stores in things.items() if all((store, app) in empty for store in of_stores)]
+
+
 def orphan(project: Project, app_id: str, stores: Iterable[str]) -> App:
     """An app that is on the servers only: what it had in the manifest is not known, so it is taken for the least."""
     options = {store: provisioner(store).app_options() for store in stores}
@@ -69,23 +93,25 @@ def orphan_findings(fleet: Fleet, plans: Sequence[ServerPlan], stores: Collectio
     """
     planned = {plan.server for plan in plans}
     idle = [server for server in fleet.runtime.servers() if server.name not in planned]
-    things: dict[str, list[str]] = {}
+    things = orphans(fleet, [server for server in idle if stores is None or server.store in stores])
     for plan in plans:
         for app, of_app in plan.orphans.items():
-            things.setdefault(app, []).extend(of_app)
-    unplanned = [server for server in idle if stores is None or server.store in stores]
-    for app, of_stores in orphans(fleet, unplanned).items():
-        for of_app in of_stores.values():
-            things.setdefault(app, []).extend(of_app)
+            of_stores = things.setdefault(app, {})
+            of_stores[plan.store] = [*of_stores.get(plan.store, ()), *of_app]
     unread = stores is not None or any(plan.error is not None for plan in plans)
-    recalled = () if unread else _recall_removed(fleet, things)
+    empty = vacant(fleet, things)
+    recalled = () if unread else _recall_removed(fleet, things.keys() - set(empty))
     outdated = outdated_names(fleet.project.apps, former_names(fleet.state))
     renamed = {name.new: name for name in outdated.values()}
+    taken = {change.resource.name for plan in plans for change in plan.changes if change.resource.app is None}
     for app in sorted(things):
         if app in renamed:
             yield Finding(Level.WARNING, f"app {app}", renamed_since(renamed[app]), ways_of_outdated(renamed[app]))
+        elif app in empty:
+            if app not in taken:  # an apply gives it to an app
+                yield _vacant(app, _all_of(things[app]))
         else:
-            yield _removed_before(app) if app in recalled else _orphaned(app, things[app])
+            yield _removed_before(app) if app in recalled else _orphaned(app, _all_of(things[app]))
 
 
 def _recall_removed(fleet: Fleet, apps: Collection[str]) -> Collection[str]:
@@ -154,6 +180,20 @@ def _removed(fleet: Fleet, apps: Collection[str]) -> dict[str, tuple[str, ...]]:
         if all(state.off for state in states) and any(state.there and state.tells for state in states):
             removed[app_id] = tuple(dict.fromkeys(state.store for state in states if state.there))
     return removed
+
+
+def _all_of(of_stores: Mapping[str, Sequence[str]]) -> list[str]:
+    return [thing for of_store in of_stores.values() for thing in of_store]
+
+
+def _vacant(name: str, things: Sequence[str]) -> Finding:
+    message = f"no app has a place any more in what apps shared: {listed(things, 4)}"
+    return Finding(Level.WARNING, name, message, ways_of_vacant(name))
+
+
+def ways_of_vacant(name: str) -> str:
+    """The commands for what apps shared and have all left."""
+    return f"give an app a place there; or drop it for good: multidb purge {name}"
 
 
 def _orphaned(app: str, things: Sequence[str]) -> Finding:

@@ -17,7 +17,7 @@ from multidb.engine import Engine
 from multidb.environment import standing
 from multidb.errors import Refused, UsageError
 from multidb.manifest import app_id
-from multidb.orphans import orphan, orphans
+from multidb.orphans import orphan, orphans, vacant, ways_of_vacant
 from multidb.renames import rename_of
 from multidb.state_stores import open_state
 from multidb.tombstone import Phase, Tombstone, tombstones
@@ -53,6 +53,7 @@ def remove_app(
     app, kept = app_id(name), duration(grace)
     engine = engine_of(run, output, app)
     if _begun(engine, app) is None:
+        _require_logins(run, output, app)
         with output.working():
             there = standing(engine.fleet, app)
         for store, access in there.items():
@@ -96,6 +97,19 @@ def _begun(engine: Engine, app: str) -> Tombstone | None:
             hint=f"bring it back: multidb undo-remove {app}; end it for good: multidb purge {app}",
         )
     return begun
+
+
+def _require_logins(run: Run, output: Output, app: str) -> None:
+    """`UsageError` where what the servers have by that name was never an app's, so that nothing can be turned off."""
+    if app in run.project().apps:
+        return
+    with output.working():
+        fleet = run.fleet(output)
+        things = {name: stores for name, stores in orphans(fleet).items() if name == app}
+        if app in vacant(fleet, things):
+            raise UsageError(
+                f"{app} is no app: it is what apps shared, and all have left", where=app, hint=ways_of_vacant(app)
+            )
 
 
 def engine_of(run: Run, output: Output, app: str) -> Engine:

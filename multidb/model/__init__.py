@@ -96,7 +96,7 @@ from multidb.model.importing import (
 from multidb.model.moving import Move, MovingSession
 from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
-from multidb.model.provisioner import Provisioner, Session
+from multidb.model.provisioner import Provisioner, Session, SharingSession
 from multidb.model.question import Batch, Column, ColumnType, Querying, Question, QuestionRows
 from multidb.model.refusal import Refusal
 from multidb.model.scanning import ExistingPlace, Scanning
@@ -195,6 +195,7 @@ __all__ = [
     "ServerSpec",
     "ServerUsage",
     "Session",
+    "SharingSession",
     "ImportSource",
     "SourceLocation",
     "Statement",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from multidb.model.address import Address
 from multidb.model.admin_password import AdminPassword
@@ -42,7 +42,7 @@ from multidb.model.usage import CredentialUse, ServerUsage
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, SecretStore
 from multidb.state_store import StateStore
 
-__all__ = ["Provisioner", "Session"]
+__all__ = ["Provisioner", "Session", "SharingSession"]
 
 
 class Session(Protocol):
@@ -103,6 +103,15 @@ class Session(Protocol):
         """What drops everything of the app that carries our mark, as it stands now: dependents in other databases,
         prepared transactions and sessions included. Nothing when there is nothing left, so that it can be asked
         again after an interruption. What carries no mark of ours is never in it."""
+
+
+@runtime_checkable
+class SharingSession(Protocol):
+    """A session of a store in which apps can share a place that is no app's."""
+
+    def vacant(self, context: StoreContext, names: Collection[str]) -> Collection[str]:
+        """Those of the names from `Session.orphans` that are no app's: all that is there under them was shared by apps,
+        each of which has left. It has no login, so there is nothing to turn off or on again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,8 +188,26 @@ def test_the_last_one_leaves_the_database_to_whoever_types_its_name(folder: Fold
     folder.ok("purge", "commerce", "--yes-destroy", "commerce")
     text = (folder.path / "multidb.yaml").read_text().replace("defaults: {postgres: {database: contextunity}}\n", "")
     folder.manifest(text.replace("apps:", "apps:\n  last: {stores: [postgres]}"))
-    ran = folder.run("plan")
-    assert "contextunity" in ran.out + ran.err
+    folder.ok("apply", "--yes")
+    ran = folder.run("plan", "--check")
+    assert ran.code == 1
+    assert "contextunity: no app has a place any more in what apps shared: database contextunity" in ran.out
+    assert "purge contextunity" in ran.out
+    assert "undo-remove" not in ran.out
+    assert "purge contextunity" in next(line for line in folder.ok("apps").out.splitlines() if "contextunity" in line)
+    ran = folder.run("remove-app", "contextunity", "--yes")
+    assert ran.code == 2
+    assert "contextunity is no app" in ran.err
+    folder.ok("plan")
+    assert "contextunity" not in folder.ok("purge", "--json").json()["removed"]
+    again = (folder.path / "multidb.yaml").read_text()
+    one = "one: {stores: [postgres], postgres: {database: contextunity, schema: one}}"
+    folder.manifest(again.replace("apps:", f"apps:\n  {one}"))
+    ran = folder.ok("plan")
+    assert "vacant: yes -> no" in ran.out
+    assert "not by multidb" not in ran.out
+    assert "purge" not in ran.out
+    folder.manifest(again)
     folder.ok("purge", "contextunity", "--yes-destroy", "contextunity")
     folder.ok("apply", "--yes")
     with database(folder, "last") as last:

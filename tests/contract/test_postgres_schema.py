@@ -12,7 +12,7 @@ import pytest
 
 from multidb.client import connect
 from multidb.errors import Refused, StatementFailed
-from multidb.model import Action, App, Hole, Inspection, Outcome, PlaceKind, Status, StoreContext
+from multidb.model import Action, App, Hole, Inspection, Outcome, PlaceKind, SharingSession, Status, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.provision.existing import places
 from multidb.provisioners.postgres.provision.options import AppOptions
@@ -330,6 +330,12 @@ def test_the_last_app_leaves_a_database_that_is_dropped_by_its_own_name(site: Si
             }
             return session.orphans(StoreContext("site", session.facts), known)
 
+    def vacant() -> Sequence[str]:
+        with site.connect() as session:
+            assert isinstance(session, SharingSession)
+            return [*session.vacant(StoreContext("site", session.facts), [database, brain.id, commerce.id])]
+
+    assert not vacant()
     with enter(site, brain) as connection:
         connection.execute("CREATE TABLE notes (a int)")
     with pytest.raises(Refused, match=r"take .* out of its reads"):
@@ -352,6 +358,7 @@ def test_the_last_app_leaves_a_database_that_is_dropped_by_its_own_name(site: Si
     assert not site.changes([alone])
     purge(alone)
     assert orphans()[database] == [f"database {database}"]
+    assert vacant() == [database]
     purge(App(database, database, {"postgres": AppOptions()}))
     assert site.served.sql(f"SELECT count(*) FROM pg_database WHERE datname = '{database}'") == [(0,)]
     assert database not in orphans()

@@ -27,7 +27,7 @@ from multidb.provisioners.postgres.provision.roles import POWERS, AppNames
 from multidb.provisioners.postgres.provision.shared_resources import SHARED, VACANT
 from multidb.provisioners.postgres.provision.statements import ending_sessions
 
-__all__ = ["leaving", "orphans", "removal", "suspension"]
+__all__ = ["leaving", "orphans", "removal", "suspension", "vacant"]
 
 Ask = Callable[[str, Sequence[str]], str]
 AskInside = Callable[[str, str], str]
@@ -105,6 +105,18 @@ SELECT coalesce(json_object_agg(app, things), '{{}}'::json) FROM (
   WHERE app NOT IN (SELECT json_array_elements_text($2::json)) GROUP BY app) found"""  # noqa: S608
 
 
+# $1: the beginning of the project's marks, $2: names (JSON array). A name of which there is also something else is an
+# app's.
+_VACANT = f"""
+WITH marked AS (
+  SELECT description AS mark FROM pg_shdescription
+  WHERE starts_with(description, $1) AND classoid IN ('pg_authid'::regclass, 'pg_database'::regclass)),
+named AS (SELECT split_part(substr(mark, length($1) + 1), ' ', 1) AS name, mark FROM marked)
+SELECT coalesce(json_agg(name), '[]'::json) FROM (
+  SELECT name FROM named WHERE name IN (SELECT json_array_elements_text($2::json))
+  GROUP BY name HAVING bool_and(mark = $1 || name || ' {VACANT}')) found"""  # noqa: S608
+
+
 @dataclass(frozen=True, slots=True)
 class _Remains:
     """What is left of an app on the server."""
@@ -145,6 +157,16 @@ def orphans(ask: Ask, context: StoreContext, known: Collection[str]) -> Mapping[
     ours = mark(Owner(context.project, ""), "")
     entries: dict[str, list[str]] = json.loads(ask(_ORPHANS, (ours, json.dumps([*known]))))
     return entries
+
+
+def vacant(ask: Ask, context: StoreContext, names: Collection[str]) -> Collection[str]:
+    """Those of the names that only a shared database which every app has left bears.
+
+    Args:
+        ask: as for `suspension`.
+    """
+    found: list[str] = json.loads(ask(_VACANT, (mark(Owner(context.project, ""), ""), json.dumps([*names]))))
+    return found
 
 
 def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:

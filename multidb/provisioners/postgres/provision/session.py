@@ -448,6 +448,10 @@ class PostgresSession:
         """See `Session.orphans`; one round trip."""
         return removal.orphans(self._ask, context, known)
 
+    def vacant(self, context: StoreContext, names: Collection[str]) -> Collection[str]:
+        """See `SharingSession.vacant`; one round trip."""
+        return removal.vacant(self._ask, context, names)
+
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         return removal.suspension(self._ask, app, context)
 

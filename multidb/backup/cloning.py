@@ -29,7 +29,16 @@ from multidb.model import App, Progress, ScriptArchive, listed
 from multidb.provisioners import known_stores, provisioner
 from multidb.report import Report
 
-__all__ = ["Cloned", "carry", "copy_into", "entry_for", "expired", "expires_at", "shared_options"]
+__all__ = [
+    "Cloned",
+    "carry",
+    "copy_into",
+    "entry_for",
+    "expired",
+    "expires_at",
+    "masked_store",
+    "shared_options",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +183,7 @@ def _ready_to_go(
 ) -> BackupSet | None:
     """Closes the clone, and turns off what is on. Says the set of what it had before, if it was to be kept."""
     if mask:
-        _masked_store(app)
+        masked_store(app)
     begun = closures(engine.state).get(app.id)
     if begun is not None and (begun.rename is not None or begun.move is not None):
         raise Refused(begun.why, where=f"app {app.id}", hint=begun.way_on)
@@ -203,8 +212,8 @@ def _ready_to_go(
     return before
 
 
-def _masked_store(app: App) -> str:
-    """The store of the app whose data a masking script changes."""
+def masked_store(app: App) -> str:
+    """The store of the app whose data a masking script changes; `UsageError` where it has none."""
     able = [store for store in known_stores() if provisioner(store).scripts]
     chosen = next((store for store in able if store in app.stores), None)
     if chosen is None:
@@ -216,7 +225,7 @@ def _masked_store(app: App) -> str:
 
 
 def _mask(engine: Engine, app: App, sql: str) -> None:
-    (server,) = engine.fleet.servers(Scope(frozenset({app.id}), frozenset({_masked_store(app)})))
+    (server,) = engine.fleet.servers(Scope(frozenset({app.id}), frozenset({masked_store(app)})))
     with engine.fleet.archive(server) as archive:
         assert isinstance(archive, ScriptArchive)
         try:

@@ -11,7 +11,7 @@ import typer
 
 from multidb import files
 from multidb.backup.app_files.own import beside, make_own
-from multidb.backup.cloning import Cloned, copy_into, entry_for, expires_at
+from multidb.backup.cloning import Cloned, copy_into, entry_for, expires_at, masked_store
 from multidb.backup.journal import exclusively
 from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.sets import declaration
@@ -21,11 +21,13 @@ from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import AppArgument, Run, duration, examples, with_run
 from multidb.cli.output import Output
 from multidb.cli.restore import audited, mentions_of_copy, ready, tell_unshared
+from multidb.closure import Closure, close
 from multidb.engine import Engine
 from multidb.errors import Refused, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.model import moment_in_words
+from multidb.orphans import orphans
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -83,9 +85,14 @@ def clone(
         stack.enter_context(engine.state.lock_apps([source, new], f"multidb clone {source} {new}"))
         record = stack.enter_context(run.recorded(engine.state, [new]))
         own = {**beside(original, new), "labels": {**entry.get("labels", {}), **labels}}
+        if sql:
+            masked_store(engine.project.apps[source])
+        untouched = new not in engine.project.apps and new not in orphans(engine.fleet)
         project, added = ensure_entry(run, output, new, {**entry, **own})
         if added:
             make_own(project, new)
+        if added and untouched:  # from here on it is known for unfinished, and no login of it is on
+            close(engine.state, Closure(new, source, bool(sql)))
         if added and not share:
             tell_unshared(output, source, new, original)
         engine = run.engine(output, project)

@@ -155,3 +155,23 @@ def test_what_the_manifest_shares_is_no_breach(folder: Folder) -> None:
     said = json.dumps(audited["remarks"])
     assert "channels jobs:*" in said
     assert "shared by the manifest" in said
+
+
+def test_a_clone_that_could_not_be_made_is_known_for_unfinished(folder: Folder) -> None:
+    before = (folder.path / "multidb.yaml").read_text()
+    refused = folder.run("clone", "bob", "nobody", "--mask", "mask.sql")
+    assert (refused.code, "masking SQL is for Postgres" in refused.err) == (2, True)
+    assert (folder.path / "multidb.yaml").read_text() == before, "what is refused adds no app"
+
+    with psycopg.connect(_admins(folder), autocommit=True) as connection:
+        connection.execute("CREATE ROLE half_owner")  # somebody's
+        failed = folder.run("clone", "ann", "half")
+        assert (failed.code, "half_owner" in failed.err) == (3, True)
+        connection.execute("DROP ROLE half_owner")
+    folder.ok("apply", "--yes")
+    checked = folder.run("plan", "--check")
+    assert (checked.code, "multidb clone ann half" in checked.out) == (1, True)
+    assert shut(folder.variables("half"))
+    folder.ok("clone", "ann", "half")
+    assert emails(folder.variables("half")) == PLAIN
+    folder.ok("plan", "--check")

@@ -165,8 +165,8 @@ def vacant(ask: Ask, context: StoreContext, names: Collection[str]) -> Collectio
     Args:
         ask: as for `suspension`.
     """
-    found: list[str] = json.loads(ask(_VACANT, (mark(Owner(context.project, ""), ""), json.dumps([*names]))))
-    return found
+    names_of_none: list[str] = json.loads(ask(_VACANT, (mark(Owner(context.project, ""), ""), json.dumps([*names]))))
+    return names_of_none
 
 
 def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:

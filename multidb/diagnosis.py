@@ -21,6 +21,7 @@ from multidb.history import RunHistory
 from multidb.model import Finding, Level, Project, Server, counted
 from multidb.provisioners import known_stores, provisioner
 from multidb.runtime import ServerState, ServerStatus
+from multidb.tombstone import ways_of_removed
 
 __all__ = ["certificate_findings", "diagnose", "taken_ports"]
 
@@ -106,7 +107,13 @@ def _interrupted(fleet: Fleet) -> Iterator[Finding]:
         return
     for app, what in Journal(fleet.state).unsettled():
         message = f"{what} of it was interrupted, and may have given it some of its data"
-        yield Finding(Level.WARNING, f"app {app}", message, f"finish it, or undo it: multidb backup {app}")
+        fix = f"finish it, or undo it: multidb backup {app}"
+        if app in fleet.project.removed:
+            fix = ways_of_removed(app)
+        elif app not in fleet.project.apps:
+            message += "; the manifest does not have it"
+            fix = f"put its entry back, then {fix}; or end it for good: multidb purge {app}"
+        yield Finding(Level.WARNING, f"app {app}", message, fix)
 
 
 def certificate_findings(project: Project, ends: Mapping[str, datetime | None], now: datetime) -> Iterator[Finding]:

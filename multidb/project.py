@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from multidb import manifest
 from multidb.document import digest
+from multidb.errors import MultidbError
 from multidb.model import Project
 from multidb.model.state_options import is_folder
 from multidb.provisioners import INCLUDED, known_stores, provisioner
@@ -35,14 +36,20 @@ def load_project(
 
     Args:
         texts: what is read in the place of these files, which are not written yet.
-        offline: do not ask a state that is kept elsewhere, or was moved there: nothing is known of removed apps then.
+        offline: do not ask a state that is kept elsewhere, or was moved there, and do without one here that cannot be
+            read: nothing is known of removed apps then.
 
     Raises:
         StateUnavailable: the state is kept elsewhere, and cannot be reached.
     """
     here = ProjectState(path.parent)
-    kept = here.store.read().document
-    removed = {} if "moved" in kept else _removed(here)
+    try:
+        kept = here.store.read().document
+        removed = {} if "moved" in kept else _removed(here)
+    except MultidbError:
+        if not offline:
+            raise
+        kept, removed = {}, {}
 
     def load(removed: Mapping[str, manifest.Removed]) -> Project:
         kinds = secret_options()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from multidb.alternation import RotationPhase
+from multidb.alternation import RotationPhase, alternations
 from multidb.cli.env_files import by_hand, write_variables
 from multidb.cli.options import AppOrAllArgument, Run, StoresOption, YesOption, ask, duration, examples, scope, with_run
 from multidb.cli.output import Output
@@ -124,6 +124,7 @@ def rotate(  # noqa: PLR0913 (an option is an argument)
 
         return rotate_admins(run, asked, name, yes=yes)
     engine = run.engine(output)
+    _require_entry(engine, name)
     engine.fleet.require(in_scope)
     apps = [entry for entry in engine.project.apps.values() if in_scope.wants(entry)]
     _require_sense(asked, name)
@@ -143,6 +144,19 @@ def rotate(  # noqa: PLR0913 (an option is an argument)
     output.document(not any(one.error for one in done), {"apps": documents, "servers": [], "certificates": []})
     _show(output, done, asked.step)
     return next((one.error.exit_code for one in done if one.error is not None), 0)
+
+
+def _require_entry(engine: Engine, name: str | None) -> None:
+    """`UsageError` where a rotation is under way of an app that the manifest has no more, and never had removed."""
+    project = engine.project
+    half = {app for (app, _), entry in alternations(engine.state).items() if entry.under_way}
+    if name in half - project.apps.keys() - project.removed.keys():
+        raise UsageError(
+            f"app {name} is not in the manifest any more, and both of its credentials work",
+            where=project.file,
+            hint=f"put its entry back, then finish it: multidb rotate {name} --finish; or turn both off: multidb "
+            f"remove-app {name}",
+        )
 
 
 def _require_alone(*, authority: bool, certificates: bool, others: bool) -> None:

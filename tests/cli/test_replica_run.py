@@ -39,10 +39,24 @@ def test_what_only_reads_is_read_on_the_replica() -> None:
             )
             folder.ok("rotate", "sales", "--now", "--yes", env=admin)
             reads_there(folder, "sales_readonly_b")
+            standing_by(folder, manifest.replace(f":{primary.port}/", f":{replica.port}/"), admin)
+            folder.manifest(manifest)
             replica.stop()
             with pytest.raises(psycopg.OperationalError):
                 asked(folder.variables("sales")["SALES_DB_READONLY_URL"])
             assert "healthy" in folder.ok("health", env=admin).out
+
+
+def standing_by(folder: Folder, manifest: str, admin: dict[str, str]) -> None:
+    """What changes something is refused by what the server is, and what looks says it."""
+    folder.manifest(f"{manifest}  other: {{stores: [postgres]}}\n")
+    for command in (["apply", "--yes"], ["rotate", "sales"]):
+        refused = folder.run(*command, env=admin)
+        assert "is a standby, where nothing can be changed" in refused.out + refused.err
+        assert "name the primary server in the manifest" in refused.out + refused.err
+    for command in (["doctor"], ["validate", "--connect"]):
+        told = folder.run(*command, env=admin)
+        assert (told.code > 0, "is a standby, where nothing can be changed" in told.out) == (True, True)
 
 
 def reads_there(folder: Folder, login: str) -> None:

@@ -88,6 +88,15 @@ def test_what_is_written_to_a_place_that_was_exchanged_stays(
     assert [finding["message"] for finding in told if finding["subject"] == "app ann"] == [
         "a restore of it was interrupted, and may have given it some of its data"
     ]
+    kept_manifest = (folder.path / "multidb.yaml").read_text()
+    folder.manifest("\n".join(line for line in kept_manifest.splitlines() if not line.startswith("  ann:")) + "\n")
+    (lost,) = (
+        finding
+        for finding in folder.run("doctor", "--json").json()["findings"]
+        if finding["subject"] == "app ann" and "interrupted" in finding["message"]
+    )
+    assert lost["hint"].startswith("put its entry back")
+    folder.manifest(kept_manifest)
     folder.ok("apply", "--yes")
     write(folder, "since")
     folder.ok("backup", "ann")

@@ -192,6 +192,16 @@ def test_a_server_that_goes_away_in_the_middle(folder: Folder, store: str, step:
     folder.ok("plan", "--check")
 
 
+def test_an_app_whose_entry_is_gone_half_rotated_is_named_with_what_ends_it(folder: Folder) -> None:
+    folder.ok("rotate", "bob")
+    folder.manifest(MANIFEST.replace("  bob: {stores: [postgres, redis]}\n", ""))
+    for step in ("--finish", "--abort"):
+        refused = folder.run("rotate", "bob", step, "--yes")
+        assert (refused.code, "put its entry back" in refused.err) == (2, True)
+    folder.manifest(MANIFEST)
+    folder.ok("rotate", "bob", "--finish", "--yes")
+
+
 def test_a_server_that_is_down_costs_only_the_apps_that_are_on_it(folder: Folder) -> None:
     (folder.path / "multidb.yaml").write_text(MANIFEST + "  eve: {stores: [postgres]}\n")
     folder.ok("apply", "--yes")

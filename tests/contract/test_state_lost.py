@@ -65,6 +65,7 @@ def test_a_state_of_wrong_types_is_said_and_what_the_message_says_works(folder: 
     assert "numbers" in refused.err
     assert "redis.ann" in refused.err
     assert "move it away" in refused.err
+    folder.ok("validate")
     state(folder).rename(state(folder).with_suffix(".bad"))
     folder.ok("up")  # the ports were in it, too
     folder.ok("plan", "--check")

@@ -48,6 +48,7 @@ MANAGEMENT = [f"GRANT {what} MANAGEMENT ON DBMS TO `ops`" for what in ("DATABASE
         ({"superuser": True}, ("vector",), [(OK, "ops is a superuser")]),
         ({}, ("ltree",), [(OK, "extensions that are not trusted are left out")]),
         ({"service": "rds"}, ("vector",), [(OK, "the admin of a managed service (rds)")]),
+        ({"superuser": True, "standby": True}, (), [(ERROR, "is a standby, where nothing can be changed")]),
         ({"number": 140000}, (), [(OK, "the schema public stays its owner's")]),
         ({}, ("vector",), [(OK, "ops"), (WARNING, "the extension vector, which ann wants")]),
         ({}, ("postgis",), [(OK, "ops"), (ERROR, "the server has no extension postgis")]),
@@ -98,7 +99,8 @@ def test_qdrant(facts: Any, manages: bool, said: list[tuple[Level, str]]) -> Non
 
 
 COMMANDS = "acl config info command eval set get getrange client randomkey scan type memory select unlink flushdb dump"
-TABLE = CommandTable({name: frozenset({"slow"}) for name in [*COMMANDS.split(), "pttl", "restore", "swapdb"]})
+MORE = "pttl restore swapdb subscribe pubsub"
+TABLE = CommandTable({name: frozenset({"slow"}) for name in [*COMMANDS.split(), *MORE.split()]})
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,9 @@ TABLE = CommandTable({name: frozenset({"slow"}) for name in [*COMMANDS.split(), 
         ("~* &* +@all -eval", "config", [(ERROR, "eval")]),
         ("~* &* +@all -config", "config", [(ERROR, "config")]),
         ("~* &* +@all -memory", "aclfile", [(OK, ""), (WARNING, "memory, so it cannot measure what apps use")]),
+        ("~* &* +@all -pubsub", "aclfile", [(OK, ""), (WARNING, "pubsub, so it cannot keep runs apart")]),
+        ("~* resetchannels +@all", "aclfile", [(OK, ""), (WARNING, "may not listen to __multidb__:lock:*")]),
+        ("~* resetchannels &__multidb__:lock:* +@all", "aclfile", [(OK, "")]),
         ("~a* &* +@all", "aclfile", [(OK, ""), (ERROR, "does not reach all keys")]),
         ("~* &* +@all db=1", "aclfile", [(OK, ""), (ERROR, "does not reach all databases")]),
         ("~* &* +@all", "none", [(OK, ""), (WARNING, "forgets the apps' users at a restart")]),

@@ -54,6 +54,9 @@ def refusal_error(refusal: Refusal, server: Server, slow: str = "") -> ServerErr
             return ServerSlow(slow or message, where=where, hint="look at its load, then run the command again")
         case "42501":
             return NotAllowed(message, where=where, hint="give the admin login that right, or use another one")
+        case "25006":
+            hint = "where it is a standby, name the primary server in the manifest; else let it be written to"
+            return NotAllowed(message, where=where, hint=hint)
         case "57P01" | "57P02" | "57P03":
             return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
     return ServerError(message, where=where)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from multidb.model import App, Finding, Level
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.quoting import identifier
-from multidb.provisioners.postgres.provision.resources import PostgresFacts
+from multidb.provisioners.postgres.provision.resources import PRIMARY, STANDBY, PostgresFacts
 
 __all__ = ["admin_rights"]
 
@@ -16,6 +16,9 @@ _SCHEMA_GIVEN = 150000  # from here on the schema of an app's database can be gi
 
 def admin_rights(apps: Sequence[App], facts: PostgresFacts, subject: str) -> Iterator[Finding]:
     """What the facts say of the admin's login. See `multidb.model.Session.admin_rights`."""
+    if facts.standby:
+        yield Finding(Level.ERROR, subject, STANDBY, PRIMARY)
+        return
     missing = {"CREATEROLE": facts.createrole, "CREATEDB": facts.createdb}
     lacking = [] if facts.superuser else [right for right, there in missing.items() if not there]
     if facts.superuser:

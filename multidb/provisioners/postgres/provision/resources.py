@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 from multidb.model import Alternates, App, DerivedName, Facts, Owner, Resource
 from multidb.provisioners.postgres.provision import scram
@@ -25,6 +25,8 @@ from multidb.secrets import Alternate, SecretRef, SecretSpec
 __all__ = [
     "LARGE_OBJECTS",
     "MAINTAIN_SINCE",
+    "PRIMARY",
+    "STANDBY",
     "MIGRATE_CONNECTIONS",
     "MANAGED_SETTINGS",
     "PUBLIC",
@@ -72,6 +74,10 @@ LARGE_OBJECTS = {
 RESERVED = ("postgres", "template0", "template1", "pg_*")  # names that the server keeps for itself
 
 
+STANDBY: Final = "is a standby, where nothing can be changed"
+PRIMARY: Final = "name the primary server in the manifest"
+
+
 @dataclass(frozen=True, slots=True)
 class Extension:
     """An extension that the server's machine has, whether or not any database uses it."""
@@ -109,6 +115,7 @@ class PostgresFacts(Facts):
     superuser: bool
     createrole: bool
     createdb: bool
+    standby: bool = False  # it follows another server, and takes no writes
     service: str = ""  # "rds", "cloudsql" or "azure": a managed service, whose admin is no superuser
     max_connections: int = 100
     reserved_connections: int = 3

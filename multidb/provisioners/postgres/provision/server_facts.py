@@ -46,6 +46,7 @@ SELECT json_build_object(
   'number', current_setting('server_version_num')::int,
   'version', current_setting('server_version'),
   'admin', current_user,
+  'standby', pg_is_in_recovery(),
   'superuser', r.rolsuper, 'createrole', r.rolcreaterole, 'createdb', r.rolcreatedb,
   'groups', (SELECT json_agg(g.rolname) FROM pg_roles g
              WHERE g.rolname IN ('rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin')
@@ -95,6 +96,7 @@ def read_facts(answer: str) -> PostgresFacts:
         version=document["version"],
         number=document["number"],
         admin=document["admin"],
+        standby=document["standby"],
         superuser=document["superuser"],
         createrole=document["createrole"],
         createdb=document["createdb"],

@@ -54,7 +54,14 @@ from multidb.provisioners.postgres.provision import (
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
 from multidb.provisioners.postgres.provision.databases import Home, home
 from multidb.provisioners.postgres.provision.requirements import unmet
-from multidb.provisioners.postgres.provision.resources import PostgresFacts, Reading, Role, password_ref
+from multidb.provisioners.postgres.provision.resources import (
+    PRIMARY,
+    STANDBY,
+    PostgresFacts,
+    Reading,
+    Role,
+    password_ref,
+)
 from multidb.provisioners.postgres.provision.sending import Sender
 from multidb.secrets import Alternate, Secret, SecretStore
 
@@ -276,7 +283,10 @@ class PostgresSession:
 
         Raises:
             Locked: another apply of the project holds it for longer than a moment; says who and since when.
+            NotAllowed: there is nothing that could be done under it, on a standby.
         """
+        if self._facts.standby:
+            raise NotAllowed(STANDBY, where=str(self._server), hint=PRIMARY)
         timeout = self._server.timeout
         key = (str(LOCK_CLASS), str(zlib.crc32(project.encode()) - 2**31))
         self._main.ask("SELECT set_config('application_name', $1, false)", (holder,), timeout)

@@ -7,6 +7,7 @@ from typing import Final
 
 from multidb.model import Finding, Level
 from multidb.provisioners.redis.driver.connection import ADMIN_NEEDS
+from multidb.provisioners.redis.provision.lock import CHANNEL
 from multidb.provisioners.redis.provision.resources import RedisFacts
 from multidb.provisioners.redis.provision.rules import ALL_DATABASES, CommandTable, Rule
 
@@ -14,9 +15,11 @@ __all__ = ["admin_rights"]
 
 _APPLY: Final = ("acl|setuser", "acl|list", "acl|deluser", "config|get", "info", "command", "eval", "set", "getrange")
 _SAVED_BY: Final = {"aclfile": "acl|save", "config": "config|rewrite"}
+_LOCKING: Final = "keep runs apart while the server takes no writes, as without memory left"
 _WORK: Final = {
     "measure what apps use": ("client|list", "randomkey", "scan", "type", "memory|usage"),
     "suspend and remove apps": ("client|kill", "select", "scan", "unlink", "flushdb"),
+    _LOCKING: ("subscribe", "pubsub|channels", "pubsub|numsub"),
     "back up and restore": ("select", "scan", "dump", "pttl", "restore", "swapdb"),
 }
 
@@ -41,6 +44,11 @@ def admin_rights(rule: Rule | None, facts: RedisFacts, subject: str) -> Iterator
             fix = f"ACL SETUSER {facts.admin} {' '.join(f'+{command}' for command in lacking)}"
             message = f"{facts.admin} may not run {', '.join(lacking)}, so it cannot {work}"
             yield Finding(Level.WARNING, subject, message, fix)
+    if not any(channel == "*" or channel.rstrip("*") in (CHANNEL, CHANNEL[:-1]) for channel in rule.channels):
+        fix = f"ACL SETUSER {facts.admin} &{CHANNEL}*"
+        yield Finding(
+            Level.WARNING, subject, f"{facts.admin} may not listen to {CHANNEL}*, so it cannot {_LOCKING}", fix
+        )
     if "*" not in rule.keys or rule.databases != ALL_DATABASES:
         where = "keys" if "*" not in rule.keys else "databases"
         yield Finding(

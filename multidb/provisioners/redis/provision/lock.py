@@ -19,10 +19,10 @@ from multidb.errors import Locked, ServerError
 from multidb.model import Server
 from multidb.provisioners.redis.driver.connection import ask, explained
 
-__all__ = ["RENEWAL_INTERVAL", "Lease"]
+__all__ = ["CHANNEL", "RENEWAL_INTERVAL", "Lease"]
 
 _LOCK_KEY = "__multidb__:lock"  # the prefix of no app
-_CHANNEL = "__multidb__:lock:"  # nor may any listen there
+CHANNEL = "__multidb__:lock:"  # nor may any listen there
 _LONGEST = 4096  # characters of what the lock says; nothing of ours is as long
 _LOCK_CANDIDATES = 1000  # enough to find one on each of a hundred nodes
 _LOCK_SECONDS = 15
@@ -142,7 +142,7 @@ class Lease:
         )
         self._listening = PubSub(another)
         try:
-            self._listening.subscribe(_CHANNEL + self._value)
+            self._listening.subscribe(CHANNEL + self._value)
             if self._listening.get_message(timeout=self._server.timeout) is None:
                 raise redis.TimeoutError
             held = self._listener()
@@ -159,10 +159,10 @@ class Lease:
     def _listener(self) -> str | None:
         """What another says who holds the lock by listening."""
         try:
-            channels = ask(self._client, "PUBSUB", "CHANNELS", f"{_CHANNEL}{{*")
+            channels = ask(self._client, "PUBSUB", "CHANNELS", f"{CHANNEL}{{*")
         except NoPermissionError:
             return None
-        others = (str(channel).removeprefix(_CHANNEL) for channel in channels)
+        others = (str(channel).removeprefix(CHANNEL) for channel in channels)
         return next((other for other in others if other != self._value), None)
 
     def _stop_listening(self) -> None:
@@ -193,7 +193,7 @@ class Lease:
 
     def _renewed(self) -> bool:
         if self._listening is not None:
-            return bool(ask(self._client, "PUBSUB", "NUMSUB", _CHANNEL + self._value)[1])
+            return bool(ask(self._client, "PUBSUB", "NUMSUB", CHANNEL + self._value)[1])
         return bool(ask(self._client, "EVAL", _RENEW, "1", self._key, self._value, str(_LOCK_MILLISECONDS)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ def as_somebody(work: Callable[[], object], folder: Path) -> bool:
             os.setgroups([])
             os.setgid(SOMEBODY)
             os.setuid(SOMEBODY)
+            if not os.access(tempfile.gettempdir(), os.W_OK):  # a folder of whoever runs the tests, named by TMPDIR
+                tempfile.tempdir = str(folder)
             work()
             os._exit(0)
         except BaseException:

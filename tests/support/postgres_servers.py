@@ -23,6 +23,7 @@ import pytest
 from multidb.model import Endpoint, Server
 from multidb.ports import choose
 from multidb.processes import running
+from multidb.provisioners.postgres.provision.scram import verifier
 from multidb.secrets import Secret
 
 SUPERUSER = "postgres"
@@ -165,8 +166,11 @@ def cluster(major: int, *, shipped: Mapping[str, str] | None = None, **settings:
         made.start()
         _BY_PORT[made.port] = made
         try:
+            # To derive keys from a password is half the work of a session: of these two that has not to be hard.
+            superuser, platform = (verifier(each, iterations=1) for each in (made.password, made.platform_password))
             made.sql(
-                f"CREATE ROLE {PLATFORM} LOGIN CREATEDB CREATEROLE PASSWORD '{made.platform_password}'",
+                f"ALTER ROLE {SUPERUSER} PASSWORD '{superuser}'",
+                f"CREATE ROLE {PLATFORM} LOGIN CREATEDB CREATEROLE PASSWORD '{platform}'",
                 f"GRANT CONNECT ON DATABASE postgres TO {PLATFORM}",
             )
             yield made

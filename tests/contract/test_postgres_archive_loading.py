@@ -85,3 +85,32 @@ def test_views_are_filled_in_whatever_order_they_need_and_one_that_cannot_be_sto
     filled = "SELECT relname::text FROM pg_class WHERE relkind = 'm' AND relispopulated ORDER BY 1"
     assert site.served.sql(filled, database=app.id) == [("a",), ("z",)]
     assert site.served.sql("SELECT total FROM a", database=app.id) == [(15,)]
+
+
+def test_a_table_is_read_whose_index_calls_what_finds_names_in_the_app_alone() -> None:
+    with cluster(15) as served:  # later versions make no such index
+        site = Site(served)
+        app, other = site.app(), site.app()
+        site.apply([app, other])
+        with site.enter(app) as session:
+            for text in (
+                "CREATE FUNCTION plain(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT lower($1)'",
+                "CREATE FUNCTION plainer(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT plain($1)'",
+                "CREATE FUNCTION concat(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT NULL::text'",
+                "CREATE TABLE posts (raw text); CREATE INDEX by_plain ON posts (plainer(raw))",
+                "INSERT INTO posts VALUES ('A'), ('B')",
+            ):
+                session.execute(text.encode())
+        part, files = backed_up(site, app)
+        for target in (app, other):
+            brought_back(site, target, part, files)
+        with site.enter(app) as session:
+            session.execute("UPDATE posts SET raw = 'C' WHERE raw = 'A'")
+        assert backed_up(site, app)[0].measures.fingerprints != part.measures.fingerprints
+        with archive(site) as (opened, context):
+            assert isinstance(opened, TableArchive)
+            place = opened.prepare(PlaceKind.NEW, app, context)
+            opened.restore(place, part, files, quiet)
+            opened.replace_tables(place, ["public.posts"], part)
+            opened.discard(place)
+        assert site.served.sql("SELECT raw FROM posts ORDER BY 1", database=app.id) == [("A",), ("B",)]

@@ -195,6 +195,7 @@ class PostgresArchive:
                     return programs.statements_of(output.read().decode())
 
             source.execute(*contents.READING)
+            target.execute(contents.only_schema(home(new.app).schema))
             if hidden := json.loads(source.ask(contents.HIDDEN)):
                 databases.delegates.see_all(delegate, hidden)
             source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -226,10 +226,26 @@ SELECT json_build_object(
 # which an app may have made of its own type, could give anything. The text of a whole row would say the same
 # and takes three times as long, for its quotes. Hashed once more, so that values cannot change rows unseen.
 _DIGEST = """
-SELECT json_build_array(count(*),
-  coalesce(sum(hashint8extended(hash_array_extended(ARRAY[{values}]::text[] COLLATE "C", 0), 0)), 0)::text)
+SELECT pg_catalog.json_build_array(pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.hashint8extended(
+  pg_catalog.hash_array_extended(ARRAY[{values}]::text[] COLLATE "C", 0), 0)), 0)::text)
 FROM ONLY {table} t"""
-_VALUE = "CASE WHEN num_nulls(t.{column}) = 0 THEN concat(t.{column}) END"
+_VALUE = "CASE WHEN pg_catalog.num_nulls(t.{column}) = 0 THEN pg_catalog.concat(t.{column}) END"
+
+# Tables that are planned with what the app has made: for an index or statistics, a server reads the text of functions
+# in SQL, which may find names in the app's schemas only. A table whose text depends on where names are looked up is
+# read without. A session that is about no app (an import's) looks up nothing in what others have made.
+_PLANNED = f"""
+SELECT json_build_object(
+  'path', (SELECT string_agg(quote_ident(n.nspname), ', ' ORDER BY n.nspname) FROM pg_namespace n
+           WHERE NOT ({_NOT_OURS}) OR n.nspname = 'extensions'),
+  'tables', (SELECT coalesce(json_agg(DISTINCT planned.rel::oid::text), '[]'::json) FROM (
+      SELECT indrelid, 'pg_class'::regclass, indexrelid FROM pg_index WHERE indexprs IS NOT NULL OR indpred IS NOT NULL
+      UNION ALL SELECT stxrelid, 'pg_statistic_ext'::regclass, oid FROM pg_statistic_ext) planned (rel, class, oid)
+    JOIN pg_depend d ON (d.classid, d.objid) = (planned.class, planned.oid) AND d.refobjid >= 16384
+      AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
+    WHERE current_setting('multidb.schema', true) IS NOT NULL AND NOT EXISTS (
+      SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+      WHERE a.attrelid = planned.rel AND t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^_?reg')))"""  # noqa: S608
 
 EXTENSIONS = """
 SELECT coalesce(json_agg(json_build_array(e.extname, e.extversion, n.nspname, pg_get_userbyid(e.extowner))
@@ -423,12 +439,23 @@ def measures(ask: Callable[[str], str], known: Contents) -> Measures:
 def totals(ask: Callable[[str], str], tables: Sequence[Table]) -> dict[str, tuple[int, str]]:
     """The number of rows and their digest, by the names that measures have."""
     summed: dict[str, tuple[int, str]] = {}
+    document = json.loads(ask(_PLANNED))
+    planned = frozenset(document["tables"])
+    usual = ask("SELECT current_setting('search_path')")
     for table in tables:
         name = f"table {table.whole or table.name}"
+        if table.oid in planned:
+            ask(_looking_up(f"pg_catalog, {document['path']}"))
         count, digest = rows(ask, table.name, table.columns)
+        if table.oid in planned:
+            ask(_looking_up(usual))
         before, other = summed.get(name, (0, "0"))
         summed[name] = before + count, str(int(other) + int(digest))
     return summed
+
+
+def _looking_up(path: str) -> str:
+    return f"SELECT set_config('search_path', {literal(path)}, false)"
 
 
 # Both functions look at the catalogs of now, which a query in an older snapshot does not.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -255,10 +255,10 @@ class _Import:
     def run(self, taken: Sequence[str]) -> tuple[BackupSet | None, dict[str, Sequence[str]]]:
         """Copies everything, compares, then exchanges. The set that was made of what was there (`taken`), and what was
         accepted."""
-        exchanging = False
+        exchanged: list[str] = []
         copies: dict[str, _Copy] = {}
         try:
-            with ExitStack() as stack, self._given_up(copies, lambda: exchanging):
+            with ExitStack() as stack, self._given_up(copies, exchanged):
                 for store in self._contexts:
                     copies[store] = self._copied(stack, store)
                 measures, other = self._compared(copies)
@@ -266,27 +266,29 @@ class _Import:
                 before = None
                 if (own := [store for store in taken if store not in self.direct]) and self._request.safety:
                     before = safety_set(self._engine, self._app.id, own, self._progress)
-                exchanging = True
                 passing = [store for store, copy in copies.items() if not copy.prepared.lasting]
                 self._note(phase=_EXCHANGING, measures=measures, passing=passing)
                 for store in sorted(copies, key=lambda store: durability(copies[store].prepared)):
                     self._progress(self._app.id, f"{store}: replacing")
                     copies[store].prepared.replace_live()
-                    self._note(exchanged=[*self._noted.get("exchanged", ()), store])
+                    exchanged.append(store)
+                    self._note(exchanged=exchanged)
         except (ArchiveError, Refused, UsageError):
-            if not exchanging and not self.direct:  # nothing was changed, and nothing is left
+            if not exchanged and self.direct:
+                self._note(phase=_COPYING)  # what was copied into the live place is there
+            elif not exchanged:  # nothing was changed, and nothing is left
                 self._journal.end(IMPORTING, self._app.id)
             raise
         return before, other
 
     @contextmanager
-    def _given_up(self, copies: Mapping[str, _Copy], exchanging: Callable[[], bool]) -> Iterator[None]:
+    def _given_up(self, copies: Mapping[str, _Copy], exchanged: Collection[str]) -> Iterator[None]:
         """What was copied does not stay where it can be of no use any more."""
         try:
             yield
         except (ArchiveError, Refused, UsageError):
             for copy in copies.values():
-                copy.prepared.kept = copy.prepared.kept and exchanging()
+                copy.prepared.kept = copy.prepared.kept and bool(exchanged)
             raise
 
     def _copied(self, stack: ExitStack, store: str) -> _Copy:

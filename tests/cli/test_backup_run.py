@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -22,10 +21,10 @@ from multidb.engine import Engine
 from multidb.fleet import Fleet
 from multidb.project import load_project
 from multidb.provisioners.postgres.backup import programs
-from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from tests.support.command import REPOSITORY, Folder, project_folder
+from tests.support.postgres_admin import as_admin
 from tests.support.receiver import listening
 
 pytestmark = pytest.mark.server
@@ -108,12 +107,7 @@ def test_a_set_tells_of_real_data(folder: Folder, sets: dict[str, str]) -> None:
 
 
 def sent_as_admin(folder: Folder, text: str, database: str = "postgres") -> list[tuple[object, ...]]:
-    port = urlsplit(folder.variables("ann")["DATABASE_URL"]).port
-    secret = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
-    assert secret is not None
-    with psycopg.connect(
-        host="127.0.0.1", port=port, user="postgres", password=secret.reveal(), dbname=database, autocommit=True
-    ) as connection:
+    with as_admin(folder, database) as connection:
         cursor = connection.execute(text.encode())
         return cursor.fetchall() if cursor.description is not None else []
 

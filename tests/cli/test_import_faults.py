@@ -16,6 +16,7 @@ import pytest
 from multidb.state import ProjectState
 from tests.support.command import REPOSITORY, Folder, Ran
 from tests.support.importing import PASSWORD, databases, emptied, importing_project, there
+from tests.support.postgres_admin import as_admin
 from tests.support.postgres_servers import Cluster, cluster
 from tests.support.stopped import go_on, stopped_at
 
@@ -127,6 +128,26 @@ def test_a_source_that_is_gone_in_the_middle_is_one_error_and_the_same_goes_on(
     assert done.code == 0, done.out + done.err
     assert versions(folder) == [(0, 20_000)]
     assert not [name for name in databases(folder) if "__" in name]
+
+
+def test_an_exchange_that_is_refused_leaves_nothing_for_later_runs(folder: Folder, source: Cluster) -> None:
+    """Somebody binds something to the app's database between the last look and the exchange."""
+    assert run(folder, "--from-postgres", filled(source, 10), "--yes").code == 0
+    wanted = ("import", "shop", "--from-postgres", filled(source, 10, 1), "--yes", "--replace", "--no-safety-set")
+    process = stopped_at(folder, "multidb.provisioners.postgres.backup.place_databases:replace", *wanted)
+    assert process is not None
+    with as_admin(folder, "shop") as admin:
+        admin.execute("CREATE SUBSCRIPTION heard CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false)")
+        code, said = go_on(process)
+        assert (code, "subscription heard" in said) == (3, True), said
+        admin.execute("ALTER SUBSCRIPTION heard SET (slot_name = NONE)")
+        admin.execute("DROP SUBSCRIPTION heard")
+    with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
+        connection.execute("INSERT INTO lines VALUES (11, 2)")
+    folder.ok("backup", "shop")
+    assert sorted(versions(folder)) == [(0, 10), (2, 1)], "what the app has written since stays"
+    assert not [name for name in databases(folder) if "__" in name]
+    assert ProjectState(folder.path).read("backup-work").get("importing", {}) == {}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")

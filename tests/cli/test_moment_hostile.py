@@ -17,10 +17,9 @@ from multidb.engine import Engine
 from multidb.fleet import Fleet
 from multidb.model import unwatched
 from multidb.project import load_project
-from multidb.runtime.hosted import admin_ref
-from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
 from tests.support.moments import now
+from tests.support.postgres_admin import as_admin
 from tests.support.postgres_traps import TRAP, TRAPPED, caught_in
 
 pytestmark = pytest.mark.server
@@ -66,14 +65,6 @@ def folder() -> Iterator[Folder]:
         made.ok("apply", "--yes")
         made.ok("backup", "--due")
         yield made
-
-
-def as_admin(folder: Folder, name: str) -> psycopg.Connection[tuple[object, ...]]:
-    state = ProjectState(folder.path)
-    secret = state.secrets.get(admin_ref("postgres", "postgres"))
-    assert secret is not None
-    login = {"host": "127.0.0.1", "user": "postgres", "password": secret.reveal(), "dbname": name}
-    return psycopg.connect(**login, port=state.read("ports")["postgres"], autocommit=True)
 
 
 def test_what_an_app_or_a_superuser_has_planted_is_called_by_nobody_with_more_power(folder: Folder) -> None:

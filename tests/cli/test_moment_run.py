@@ -23,6 +23,7 @@ from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
 from tests.support.moments import now, scratch_processes
+from tests.support.postgres_admin import as_admin
 
 pytestmark = pytest.mark.server
 
@@ -52,16 +53,6 @@ def folder() -> Iterator[Folder]:
 
 def database(folder: Folder, app: str) -> psycopg.Connection[tuple[object, ...]]:
     return psycopg.connect(folder.variables(app)["DATABASE_URL"], autocommit=True)
-
-
-def admin(folder: Folder, name: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
-    state = ProjectState(folder.path)
-    secret = state.secrets.get(admin_ref("postgres", "postgres"))
-    assert secret is not None
-    port = state.read("ports")["postgres"]
-    return psycopg.connect(
-        host="127.0.0.1", port=port, user="postgres", password=secret.reveal(), dbname=name, autocommit=True
-    )
 
 
 def rows(folder: Folder, app: str, table: str = "orders") -> object:
@@ -247,7 +238,7 @@ def test_killed_anywhere_nothing_is_left_running_and_the_next_run_goes_on(
     assert not scratch_processes(folder)
     assert not (folder.path / ".multidb" / "servers" / "scratch-postgres").exists()
     assert not (folder.path / ".multidb" / "moments").exists()
-    with admin(folder) as connection:
+    with as_admin(folder) as connection:
         (left,) = (
             connection.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'ann\\_\\_%'").fetchone() or ()
         )
@@ -289,7 +280,7 @@ def test_what_nobody_needs_any_more_goes_and_the_rest_can_be_had(folder: Folder)
 
 
 def test_a_gap_is_a_new_beginning_and_no_moment_is_in_it(folder: Folder) -> None:
-    with admin(folder) as connection:
+    with as_admin(folder) as connection:
         connection.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'multidb%'"
         )
@@ -352,12 +343,12 @@ def test_sets_of_an_app_that_are_encrypted_do_not_lie_beside_it_in_plain(folder:
 
 def test_turned_off_the_server_keeps_nothing_for_it(folder: Folder) -> None:
     folder.ok("backup", "--due")
-    with admin(folder) as connection:
+    with as_admin(folder) as connection:
         assert connection.execute("SELECT count(*) FROM pg_replication_slots").fetchone() == (1,)
     folder.manifest(MANIFEST % "")
     try:
         folder.ok("backup", "--due")
-        with admin(folder) as connection:
+        with as_admin(folder) as connection:
             assert connection.execute("SELECT count(*) FROM pg_replication_slots").fetchone() == (0,)
         refused = folder.run("restore", "ann", "--at", now(), "--replace")
         assert refused.code == 2
@@ -418,7 +409,7 @@ def test_a_server_that_exists_already_is_archived_and_its_copy_is_brought_up_her
         assert not scratch_processes(other)
         other.manifest(theirs.replace(", postgres: {continuous: true}", ""))
         other.ok("backup", "--due", env=env)  # the slot goes
-    with admin(folder) as connection:
+    with as_admin(folder) as connection:
         left = connection.execute("SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'multidb_theirs%'")
         assert left.fetchone() == (0,)
 

@@ -1,8 +1,8 @@
 """Apps that are closed: their logins are meant to be off until what was begun with them is done.
 
-Closures of clones stand in the section ``closed`` of the project's state, those of apps that get another name follow
-from `multidb.renames`, those of apps that move from `multidb.moves`. Every plan reads them, so that no apply turns a
-login on too early, whoever runs it.
+Closures of clones, and of apps that a restore makes, stand in the section ``closed`` of the project's state, those of
+apps that get another name follow from `multidb.renames`, those of apps that move from `multidb.moves`. Every plan reads
+them, so that no apply turns a login on too early, whoever runs it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from multidb.moves import PendingMove, moves
 from multidb.renames import Rename, renames
 from multidb.state import ProjectState
 
-__all__ = ["Closure", "close", "closures", "reopen"]
+__all__ = ["Closure", "close", "closures", "reopen", "reopen_restored"]
 
 _SECTION = "closed"
 
@@ -27,7 +27,8 @@ class Closure:
         app: the app, such as a clone.
         source: the app that its data comes from.
         masked: whether it was begun with SQL that masks its data.
-        rename, move: by which it is closed; both None: it is a clone.
+        rename, move: by which it is closed; both None: it is a clone, or an app that a restore makes.
+        restore: the command that brings a set back into it; "": it is no app that a restore makes.
     """
 
     app: str
@@ -35,6 +36,7 @@ class Closure:
     masked: bool
     rename: Rename | None = None
     move: PendingMove | None = None
+    restore: str = ""
 
     @property
     def whole(self) -> bool:
@@ -60,7 +62,8 @@ class Closure:
         if self.rename is not None:
             return self.rename.way_on
         mask = " --mask FILE.sql" if self.masked else ""
-        return f"finish it: multidb clone {self.source} {self.app}{mask}; or end it: multidb remove-app {self.app}"
+        command = self.restore or f"multidb clone {self.source} {self.app}{mask}"
+        return f"finish it: {command}; or end it: multidb remove-app {self.app}"
 
 
 def closures(state: ProjectState) -> dict[str, Closure]:
@@ -70,18 +73,22 @@ def closures(state: ProjectState) -> dict[str, Closure]:
         UsageError: the state cannot be understood.
     """
     section = state.read(_SECTION)  # which has the shape of `multidb.sections`
-    clones = {app: Closure(app, document["of"], document["masked"]) for app, document in section.items()}
+    copies = {
+        app: Closure(app, document["of"], document["masked"], restore=document.get("restore", ""))
+        for app, document in section.items()
+    }
     renamed = {
         app: Closure(app, rename.old, False, rename) for rename in renames(state).values() for app in rename.closed
     }
     moved = {app: Closure(app, app, False, move=move) for app, move in moves(state).items() if move.closed}
-    return clones | renamed | moved
+    return copies | renamed | moved
 
 
 def close(state: ProjectState, closure: Closure) -> None:
     """From now on no apply turns a login of the app on. What is on is turned off by `Engine.suspend`."""
     with state.change(_SECTION) as section:
-        section[closure.app] = {"of": closure.source, "masked": closure.masked}
+        restore = {"restore": closure.restore} if closure.restore else {}
+        section[closure.app] = {"of": closure.source, "masked": closure.masked, **restore}
 
 
 def reopen(state: ProjectState, app: str) -> None:
@@ -89,3 +96,10 @@ def reopen(state: ProjectState, app: str) -> None:
     if app in state.read(_SECTION):
         with state.change(_SECTION) as section:
             section.pop(app, None)
+
+
+def reopen_restored(state: ProjectState, app: str) -> None:
+    """As `reopen`, of an app that a restore has made and has given its data; an unfinished clone stays closed."""
+    closure = closures(state).get(app)
+    if closure is not None and closure.restore:
+        reopen(state, app)

@@ -85,6 +85,7 @@ class _Removed(_Loose):
 class _Closed(_Loose):
     of: AppId
     masked: bool
+    restore: str = ""
 
 
 class _Alternation(_Loose):

@@ -38,6 +38,7 @@ from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.set_ids import made_at
 from multidb.backup.sets import FILES, BackupSet, Reason
 from multidb.backup.streams import StoreReader
+from multidb.closure import reopen_restored
 from multidb.document import in_future
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, NeedsServer, Refused, ServerError, UsageError
@@ -63,6 +64,7 @@ __all__ = [
     "contexts_of",
     "finish_restore",
     "occupied",
+    "require_parts",
     "require_unbound",
     "restore",
     "restore_tables",
@@ -159,6 +161,8 @@ def restore(
     if (taken or taken_files) and safety:
         before = safety_set(engine, app_id, taken, progress, files=bool(taken_files))
     work.run()
+    if not closed:
+        reopen_restored(engine.state, app_id)
     report = engine.apply(Scope(apps=frozenset({app_id}))) if not closed else None
     if report is None or report.error() is None:
         Journal(engine.state).end(RESTORING, app_id)
@@ -286,6 +290,7 @@ def finish_restore(
         work.clear()
     else:
         work.finish()
+        reopen_restored(engine.state, app_id)
     error = engine.apply(Scope(apps=frozenset({app_id}))).error()  # a clone's logins stay off until it is finished
     if error is not None:
         raise error
@@ -534,13 +539,19 @@ def _of_tables(archive: Archive, store: str) -> TableArchive:
     return archive
 
 
-def _chosen_stores(backup_set: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:
-    chosen = list(backup_set.all_parts) if stores is None else list(stores)
-    for store in chosen:
+def require_parts(backup_set: BackupSet, stores: Sequence[str] | None) -> None:
+    """`UsageError` where the set has not all of these, which may be `FILES`."""
+    for store in stores or ():
         if store not in backup_set.all_parts:
             raise UsageError(
                 f"the set has no {store}", where=backup_set.folder, hint=f"it has {', '.join(backup_set.all_parts)}"
             )
+
+
+def _chosen_stores(backup_set: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:
+    require_parts(backup_set, stores)
+    chosen = list(backup_set.all_parts) if stores is None else list(stores)
+    for store in chosen:
         if store not in app.stores and store != FILES:
             raise UsageError(f"app {app.id} does not use {store}", where=app.where, hint="leave it out: --store ...")
     return [store for store in chosen if store != FILES]

@@ -10,24 +10,22 @@ from typing import Annotated, Any
 import typer
 
 from multidb import files
-from multidb.backup.app_files.own import beside, make_own
+from multidb.backup.app_files.own import beside
 from multidb.backup.cloning import Cloned, copy_into, entry_for, expires_at, masked_store
 from multidb.backup.journal import exclusively
 from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.sets import declaration
-from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import AppArgument, Run, duration, examples, with_run
 from multidb.cli.output import Output
-from multidb.cli.restore import audited, mentions_of_copy, ready, tell_unshared
-from multidb.closure import Closure, close
+from multidb.cli.restore import audited, ensure_copy, mentions_of_copy, ready, tell_unshared
+from multidb.closure import Closure
 from multidb.engine import Engine
 from multidb.errors import Refused, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.model import moment_in_words
-from multidb.orphans import orphans
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -87,12 +85,7 @@ def clone(
         own = {**beside(original, new), "labels": {**entry.get("labels", {}), **labels}}
         if sql:
             masked_store(engine.project.apps[source])
-        untouched = new not in engine.project.apps and new not in orphans(engine.fleet)
-        project, added = ensure_entry(run, output, new, {**entry, **own})
-        if added:
-            make_own(project, new)
-        if added and untouched:  # from here on it is known for unfinished, and no login of it is on
-            close(engine.state, Closure(new, source, bool(sql)))
+        project, added = ensure_copy(run, engine, output, {**entry, **own}, Closure(new, source, bool(sql)))
         if added and not share:
             tell_unshared(output, source, new, original)
         engine = run.engine(output, project)

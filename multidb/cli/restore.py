@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from multidb.backup.creation import repository
 from multidb.backup.encryption import Identities, identities
 from multidb.backup.journal import exclusively
 from multidb.backup.repository import Copy
-from multidb.backup.restoring import Restored, SetSource, restore_tables
+from multidb.backup.restoring import Restored, SetSource, require_parts, restore_tables
 from multidb.backup.restoring import restore as bring_back
 from multidb.backup.set_ids import made_at
 from multidb.backup.sets import FILES, BackupSet, declaration
@@ -39,12 +40,14 @@ from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import IdentityOption, PartsOption, Run, SetArgument, examples, scope_of_sets, with_run
 from multidb.cli.output import Output
 from multidb.cli.plan_view import report_document, show_report
+from multidb.closure import Closure, close, closures
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, ServerError, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.mentions import mentions
-from multidb.model import Server, listed, moment_in_words
+from multidb.model import Project, Server, listed, moment_in_words
+from multidb.orphans import orphans
 from multidb.provisioners import known_stores, provisioner
 from multidb.report import Report
 
@@ -258,6 +261,8 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
     with ExitStack() as stack:
         progress = stack.enter_context(exclusively(engine.state, "restore", output.progress))
         known = into in engine.project.apps
+        closure = closures(engine.state).get(into)
+        begun = closure is not None and bool(closure.restore)  # what it has is of a restore that nobody has seen yet
         if known:
             engine.fleet.start(into)
         finish_interrupted(engine, chosen.keys, output)
@@ -278,12 +283,15 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
         assert copy.backup_set is not None
         stack.enter_context(engine.state.lock_apps([into], f"multidb restore of {into}"))
         record = stack.enter_context(run.recorded(engine.state, [into]))
-        project = None
+        require_parts(copy.backup_set, chosen.stores)
+        project, closing = None, Closure(into, chosen.owner, False, restore=_again(chosen, copy))
         if not known:
-            project, added = ensure_entry(run, output, into, {**entry_for(declared, into), **beside(declared, into)})
+            entry = {**entry_for(declared, into), **beside(declared, into)}
+            project, added = ensure_copy(run, engine, output, entry, closing)
             if added:
-                make_own(project, into)
                 tell_unshared(output, chosen.owner, into, declared)
+        elif begun:
+            close(engine.state, closing)
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({into})))
         record.applied(ready(engine, into))
@@ -293,7 +301,7 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
             if chosen.tables
             else partial(bring_back, engine, source, into, stores=chosen.stores)
         )
-        done = bringing(replace=chosen.replace, safety=chosen.safety_set, progress=progress)
+        done = bringing(replace=chosen.replace or begun, safety=chosen.safety_set and not begun, progress=progress)
         assert done.report is not None
         if chosen.moment is not None and chosen.moment.discard:
             discard_copy(engine, _server(engine, chosen))
@@ -301,6 +309,17 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
             record.add("replace", "table" if done.tables else "data", f"{what} as of set {done.set_id}", into)
         record.applied(done.report)
     return engine, done
+
+
+def _again(chosen: _Chosen, copy: Copy) -> str:
+    """The command that brings the same into the same app."""
+    what = [copy.id]
+    if (moment := chosen.moment) is not None:
+        option = "--until" if moment.copy is KeepCopy.GO_ON else "--at"
+        what = [chosen.owner, option, moment.when.isoformat()]
+    targets = [word for target in chosen.targets or () for word in ("--from", target)]
+    stores = [word for store in chosen.stores or () for word in ("--store", store)]
+    return shlex.join(["multidb", "restore", *what, "--as", chosen.into, *targets, *stores])
 
 
 def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> int:
@@ -400,6 +419,21 @@ def audited(engine: Engine, app: str, output: Output) -> Openings:
     if elsewhere:
         output.note(f"That is not of {app}. What closes it: multidb audit")
     return Openings(own, elsewhere)
+
+
+def ensure_copy(
+    run: Run, engine: Engine, output: Output, entry: Mapping[str, Any], closing: Closure
+) -> tuple[Project, bool]:
+    """As `ensure_entry`, for an app that is to get another's data. One that is added has a folder for its files, and is
+    known for unfinished from here on, with no login on, unless a server has something of it already."""
+    new = closing.app
+    untouched = new not in engine.project.apps and new not in orphans(engine.fleet)
+    project, added = ensure_entry(run, output, new, entry)
+    if added:
+        make_own(project, new)
+    if added and untouched:
+        close(engine.state, closing)
+    return project, added
 
 
 def tell_unshared(output: Output, source: str, new: str, declaration: Mapping[str, Any]) -> None:

@@ -144,3 +144,47 @@ def test_a_manifest_without_the_app_does_not_end_its_restore(folder: Folder, set
     assert contents(folder) == (OLD, OLD, OLD)
     with entered(folder) as ann:
         assert ann.execute("SELECT datname FROM pg_database WHERE datname ~ '^ann__'").fetchall() == []
+
+
+def test_an_app_that_a_restore_could_not_fill_is_known_for_unfinished(folder: Folder, set_id: str) -> None:
+    manifest, way_on = (folder.path / "multidb.yaml").read_text(), f"multidb restore {set_id} --as half"
+    assert folder.run("restore", set_id, "--as", "half", "--store", "qdrant").code == 2
+    assert (folder.path / "multidb.yaml").read_text() == manifest, "what is refused adds no app"
+
+    (dump,) = (folder.path / "sets").glob(f"**/{set_id}/postgres*")
+    dump.rename(folder.path / "away")
+    assert folder.run("restore", set_id, "--as", "half").code != 0
+    (folder.path / "away").rename(dump)
+    assert _unfinished(folder, "half", way_on)
+
+    process = stopped_at(folder, "multidb.backup.restoring:_Restore._note_exchanged", "restore", set_id, "--as", "half")
+    assert process is not None
+    kill(process)
+    assert _unfinished(folder, "half", way_on)
+    folder.ok("restore", set_id, "--as", "half")
+    with psycopg.connect(folder.variables("half")["DATABASE_URL"]) as half:
+        assert half.execute("SELECT note FROM notes").fetchall() == [("of the set",)]
+    assert folder.run("restore", set_id, "--as", "half").code == 3, "what is finished goes with --replace only"
+    folder.ok("plan", "--check")
+
+
+def test_an_app_whose_restore_a_backup_finishes_is_open(folder: Folder, set_id: str) -> None:
+    process = stopped_at(folder, "multidb.backup.restoring:_Restore._note_exchanged", "restore", set_id, "--as", "late")
+    assert process is not None
+    kill(process)
+    assert _unfinished(folder, "late", f"multidb restore {set_id} --as late")
+    folder.ok("backup", "late")
+    folder.ok("plan", "--check")
+    with redis.Redis.from_url(folder.variables("late")["REDIS_URL"]) as client:
+        assert client.keys() == [b"of the set"]
+
+
+def _unfinished(folder: Folder, app: str, way_on: str) -> bool:
+    """Whether it is known for unfinished, and nobody is let in, whatever is applied."""
+    folder.ok("apply", "--yes")
+    checked, env = folder.run("plan", "--check"), folder.variables(app)
+    with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
+        psycopg.connect(env["DATABASE_URL"])
+    with redis.Redis.from_url(env["REDIS_URL"]) as client, pytest.raises(redis.AuthenticationError):
+        client.ping()
+    return checked.code == 1 and way_on in " ".join(checked.out.split())

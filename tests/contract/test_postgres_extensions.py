@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from multidb.errors import ArchiveError, NotAllowed, StatementFailed
+from multidb.errors import ArchiveError, NotAllowed, Refused, StatementFailed
 from multidb.model import App, Part, PlaceKind
 from multidb.provisioners.postgres.provision import admin_inside
 from tests.contract.postgres_sets import Files, archive, backed_up, brought_back, quiet
@@ -210,6 +210,30 @@ def test_a_set_gives_no_table_to_write_that_is_no_extensions(superuser: Site, mo
             opened.restore(place, part, files, quiet)
         opened.discard(place)
     assert given == []
+
+
+def test_what_an_app_has_given_to_an_extension_is_named_before_it_would_be_lost(site: Site) -> None:
+    app = an_app(site, "hstore")
+    with site.enter(app) as session:
+        session.execute('CREATE TABLE kept."t %" AS SELECT 7 AS a')
+        session.execute("CREATE FUNCTION kept.f(int) RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        session.execute('CREATE VIEW kept.v AS SELECT kept.f(a), a FROM kept."t %"')
+        assert backed_up(site, app)[0].notes == ()
+        session.execute('ALTER EXTENSION hstore ADD TABLE kept."t %"; ALTER EXTENSION hstore ADD FUNCTION kept.f')
+    part, _ = backed_up(site, app)
+    (note,) = part.notes
+    assert 'does not have table kept."t %" (of extension hstore), function kept.f(integer)' in note.replace(
+        " and ", ", "
+    )
+    with archive(site) as (opened, context), pytest.raises(Refused, match="would not outlive") as raised:
+        opened.prepare(PlaceKind.NEW, app, context)
+    ends = str(raised.value.hint).split(f"in database {app.id}: ")[1].split("; then run")[0]
+    with site.enter(app) as session:
+        session.execute(ends.encode())
+    part, files = backed_up(site, app)
+    assert part.notes == ()
+    brought_back(site, app, part, files)
+    assert site.enter(app).execute("SELECT * FROM kept.v").fetchone() == (1, 7)
 
 
 def test_what_the_server_lacks_is_named_with_its_app(superuser: Site) -> None:

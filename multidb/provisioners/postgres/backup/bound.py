@@ -133,6 +133,20 @@ _BEYOND: Final = (
         "DROP CAST %s",
     ),
 )
+# What somebody without power has put under an extension after that was made: the extension's script makes none of it,
+# and what an extension has is in no dump.
+_GIVEN: Final = """
+SELECT -1 AS number, d.classid::oid AS class, d.objid AS oid, false AS alone,
+  format('ALTER EXTENSION %I DROP ', replace(e.extname, '%', '%%')) || upper(i.type) || ' %s' AS ending, e.extname
+FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+LEFT JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid
+LEFT JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid AND t.typtype <> 'm'
+  AND NOT EXISTS (SELECT FROM pg_type x WHERE x.typarray = t.oid)
+  AND NOT EXISTS (SELECT FROM pg_class x WHERE x.oid = t.typrelid AND x.relkind <> 'c')
+JOIN pg_roles r ON r.oid = coalesce(c.relowner, f.proowner, t.typowner) AND NOT r.rolsuper,
+pg_identify_object(d.classid, d.objid, 0) i
+WHERE d.deptype = 'e' AND age(d.xmin) < age(e.xmin)"""
 # Entries of a table of contents that are always an admin's. What an extension has made is no entry.
 _GENERAL: Final = (
     *(
@@ -173,12 +187,15 @@ def inside(version: int, roles: Sequence[str], makers: Sequence[str] | None = No
     return f"""
 WITH object AS ({query}),
 thing AS (
-  SELECT DISTINCT ON (class, oid) * FROM object o WHERE oid >= 16384 AND NOT EXISTS (
-    SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype IN ('e', 'i'))
-  ORDER BY class, oid, number)
+  SELECT * FROM (
+    SELECT DISTINCT ON (class, oid) *, NULL::name AS extension FROM object o WHERE oid >= 16384 AND NOT EXISTS (
+      SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype IN ('e', 'i'))
+    ORDER BY class, oid, number) beyond
+  UNION ALL {_GIVEN})
 SELECT json_build_object(
   'things', (SELECT coalesce(json_agg(json_build_object(
       'type', i.type, 'schema', i.schema, 'name', i.name, 'identity', i.identity, 'alone', t.alone,
+      'extension', t.extension,
       'ending', format(t.ending, i.identity), 'id', json_build_array(t.class::bigint, t.oid::bigint),
       'reached', reached.ids, 'dependants', reached.names, 'lines', about.lines,
       'entries', (SELECT coalesce(json_agg(json_build_array(p.class::bigint, p.oid::bigint)), '[]'::json) FROM (
@@ -225,12 +242,14 @@ class Beyond:
     Args:
         left: names of what a load leaves out.
         needed: names of what other things may need, so that a load without them would fail.
+        given: names of what is in no dump, since the app has put it under an extension.
         labels: providers of security labels, which a server has to have.
         tablespaces: where tables and indexes are, beside the database's own.
     """
 
     left: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
     bound: tuple[Bound, ...] = ()
     entries: frozenset[tuple[int, int]] = frozenset()  # catalog and oid, as a table of contents has them
     lines: tuple[str, ...] = ()  # beginnings of entries that have no oid
@@ -252,6 +271,11 @@ class Beyond:
         if self.needed:
             named = listed(self.needed, _MOST)
             notes.append(f"it cannot be loaded again, since only an admin can make {named}; sets of before it can")
+        if self.given:
+            notes.append(
+                f"it does not have {listed(self.given, _MOST)}: what an extension was given is in no dump until it is "
+                "taken back (ALTER EXTENSION .. DROP ..)"
+            )
         return notes
 
 
@@ -265,11 +289,16 @@ def beyond(document: Mapping[str, Any]) -> Beyond:
     mappings = [(_text(user), _text(server)) for user, server in document["mappings"]]
     left: list[str] = []
     needed: list[str] = []
+    given: list[str] = []
     bound: list[Bound] = []
     lines: list[str] = []
     entries: set[tuple[int, int]] = set()
     for thing in things:
         name = f"{_text(thing['type'])} {_text(thing['identity'])}"
+        if thing.get("extension") is not None:  # sets of earlier versions say none
+            given.append(f"{name} (of extension {_text(thing['extension'])})")
+            bound.append(Bound(name, _text(thing["ending"])))
+            continue
         dependants = tuple(map(_text, thing.get("dependants", ())))
         reached = [(int(catalog), int(oid)) for catalog, oid in (thing["id"], *thing["reached"])]
         bound.append(
@@ -287,6 +316,7 @@ def beyond(document: Mapping[str, Any]) -> Beyond:
     return Beyond(
         left=tuple(left),
         needed=tuple(needed),
+        given=tuple(given),
         bound=tuple(bound),
         entries=frozenset(entries),
         lines=tuple(lines),

@@ -205,6 +205,8 @@ class PostgresSource:
             yield f"subscriptions are not made: {listed(overview['subscriptions'], _MOST)}"
         if beyond.left:
             yield f"{listed(beyond.left, _MOST)}: an admin makes that, afterwards"
+        if beyond.given:
+            yield f"what extensions were given is in no dump: {listed(beyond.given, _MOST)}"
         if beyond.tablespaces:
             yield f"what is in tablespace {listed(beyond.tablespaces)} goes into one that the app may use"
         if left := json.loads(self._connection.ask(contents.INVALID)):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from multidb.errors import UsageError
 
-__all__ = ["RUN_AS", "Account", "owner_of", "unprivileged"]
+__all__ = ["RUN_AS", "Account", "owner_of", "owner_where_root", "unprivileged"]
 
 RUN_AS = "MULTIDB_RUN_AS"
 _FALLBACK = "nobody"
@@ -60,15 +60,19 @@ class Account:
         folder.chmod(0o700)
 
 
-def unprivileged() -> Account | None:
-    """The account to drop to: the one named by ``MULTIDB_RUN_AS``, else ``nobody``. None when we are not root.
+def unprivileged(folder: Path | None = None) -> Account | None:
+    """The account to drop to: the one named by ``MULTIDB_RUN_AS``, else the owner of `folder` where that is not root,
+    else ``nobody``. None when we are not root.
 
     Raises:
         UsageError: there is no such account, or it is root again.
     """
     if os.geteuid() != 0:
         return None
-    name = os.environ.get(RUN_AS) or _FALLBACK
+    named = os.environ.get(RUN_AS)
+    if not named and folder is not None and (owner := owner_where_root(folder)) is not None:
+        return owner
+    name = named or _FALLBACK
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
@@ -76,6 +80,15 @@ def unprivileged() -> Account | None:
     if entry.pw_uid == 0:
         raise UsageError("a server may not run as root", where=RUN_AS, hint=f"set {RUN_AS} to an ordinary user")
     return Account(name, entry.pw_uid, entry.pw_gid)
+
+
+def owner_where_root(folder: Path) -> Account | None:
+    """Whom a server runs as that root starts in somebody's `folder`; None: as whoever runs multidb.
+
+    No server runs as an account that this machine has no entry of.
+    """
+    owner = owner_of(folder) if os.geteuid() == 0 else None
+    return owner if owner is not None and owner.name != str(owner.uid) else None
 
 
 def owner_of(folder: Path) -> Account | None:

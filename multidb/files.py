@@ -30,6 +30,7 @@ __all__ = [
     "lines",
     "lock",
     "make_folder",
+    "open_own",
     "read_text",
     "sync_folder",
     "write_all",
@@ -163,7 +164,7 @@ def append_line(path: Path, line: str, end: int) -> None:
     try:
         make_folder(path.parent)
         is_new = not path.exists()
-        descriptor = _open_own(path, os.O_RDWR | os.O_APPEND)
+        descriptor = open_own(path, os.O_RDWR | os.O_APPEND)
         try:
             os.ftruncate(descriptor, end)
             lacks_end = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
@@ -214,7 +215,7 @@ def delete(path: Path) -> None:
 def _open_lock(path: Path) -> int:
     try:
         make_folder(path.parent)
-        return _open_own(path, os.O_RDWR)
+        return open_own(path, os.O_RDWR)
     except OSError as error:
         raise _unwritable(path, error) from None
 
@@ -265,7 +266,7 @@ def make_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _open_own(path: Path, flags: int) -> int:
+def open_own(path: Path, flags: int) -> int:
     """Opens a file of ours, of mode 0600, and makes it where there is none."""
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE)

@@ -19,8 +19,8 @@ from typing import Any
 
 import psutil
 
+from multidb import files
 from multidb.errors import MachineError
-from multidb.files import PRIVATE
 from multidb.model import Launch
 from multidb.secrets import redact
 
@@ -174,11 +174,11 @@ def ask_version(argv: Sequence[str]) -> str | None:
 
 @contextlib.contextmanager
 def _log_file(log: Path) -> Iterator[Any]:
-    log.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(log.parent)
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size > LARGEST_LOG:
             log.replace(log.with_name(log.name + ".1"))
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
+    descriptor = files.open_own(log, os.O_WRONLY | os.O_APPEND)
     with os.fdopen(descriptor, "ab") as file:
         yield file
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from multidb import ports, processes
+from multidb import files, ports, processes
 from multidb.admin_credentials import alternate_password
 from multidb.concurrency import side_by_side
 from multidb.errors import (
@@ -80,7 +80,7 @@ class Start:
         kind = hosted.kind
         if kind is None:
             if hosted.local:
-                hosted.folder.mkdir(parents=True, exist_ok=True)
+                files.make_folder(hosted.folder)
                 self._products.record(hosted.name, hosted.folder_product)
             state = ServerState.RUNNING if hosted.local else ServerState.SKIPPED
             return ServerStatus(hosted.name, hosted.store, state, hosted.local, hosted.note)

@@ -28,12 +28,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from multidb import files
+from multidb.account import Account
 from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
 from multidb.model import App, Project, RuntimeKind, Server, ServerSpec
 from multidb.ports import choose
 from multidb.processes import MARK
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.postgres.hosting import process as postgres_process
+from multidb.provisioners.redis.hosting import process as redis_process
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.embedded import EmbeddedRuntime
 from multidb.runtime.ledger import Ledger, Process
@@ -1092,6 +1094,23 @@ def test_as_root_postgres_runs_as_somebody_else(place: Callable[..., Place], mon
     pid = it.up()["postgres"].pid
     assert pid is not None
     assert psutil.Process(pid).username() == "daemon"  # whose the data is
+
+
+@AS_ROOT
+def test_what_root_starts_in_somebodys_project_is_theirs(place: Callable[..., Place], tmp_path: Path) -> None:
+    owner, root, program = pwd.getpwnam("daemon"), tmp_path / "theirs", redis_process.installed_program()
+    root.mkdir()
+    os.chown(root, owner.pw_uid, owner.pw_gid)
+    assert program is not None
+    if not Account("daemon", owner.pw_uid, owner.pw_gid).can_run([program, "--version"]):
+        pytest.skip("the packages are where nobody but root gets to")
+    it = place("postgres redis", root=root)
+    for status in it.up().values():
+        assert psutil.Process(status.pid).username() == "daemon", status
+    it.down()
+    it.up()
+    it.down()
+    assert {path.lstat().st_uid for path in root.rglob("*")} == {owner.pw_uid}
 
 
 @AS_ROOT

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from multidb import files
 from multidb.distribution import add_command
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server, memory_text
@@ -72,7 +73,8 @@ class Neo4jKind:
     def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
         java, options = self._java(hosted), ServerOptions.of(hosted.options)
         folder = self._jars(java, options.version, progress)
-        hosted.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(hosted.folder.parent)
+        hosted.folder.mkdir(exist_ok=True)  # root's where root starts it, as its process is
         hosted.folder.chmod(0o700)
         clear_half_loaded(hosted.folder)
         program.prepare(

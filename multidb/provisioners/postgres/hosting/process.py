@@ -211,11 +211,12 @@ def _installations(major: int) -> Iterator[tuple[Path, str]]:
 def _place(hosted: HostedServer, progress: Progress) -> tuple[Path, Account | None]:
     """The folder that holds (or will hold) ``data``, and who runs the server: in the project wherever possible.
 
-    As root, existing data keeps its owner; new data goes to an unprivileged account, outside of the project when that
-    account cannot reach it. A pointer in the project then says where, so that the answer stays the same.
+    As root, existing data keeps its owner; new data goes to the project's owner or another unprivileged account,
+    outside of the project when that account cannot reach it. A pointer in the project then says where, so that the
+    answer stays the same.
     """
-    hosted.folder.mkdir(parents=True, exist_ok=True)
-    account = unprivileged()
+    files.make_folder(hosted.folder)
+    account = unprivileged(hosted.folder.parent)
     if account is None:
         return hosted.folder, None
     outside = _pointer(hosted)

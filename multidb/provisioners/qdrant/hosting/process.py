@@ -140,7 +140,8 @@ class QdrantKind:
             raise RuntimeUnavailable(reason or "", where=hosted.name)
         if isinstance(program, Release):
             program = str(program.fetch(progress))
-        hosted.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(hosted.folder.parent)
+        hosted.folder.mkdir(exist_ok=True)  # root's where root starts it, as its process is
         hosted.folder.chmod(0o700)
         config = hosted.folder / "config.yaml"
         files.write_text(config, json.dumps(_config(hosted, admin), indent=1) + "\n", mode=files.PRIVATE)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multidb import files
+from multidb.account import owner_where_root
 from multidb.distribution import add_command
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
@@ -64,7 +65,7 @@ class RedisKind:
         if program is None:
             raise RuntimeUnavailable(self.missing() or "", where=hosted.name)
         for folder in (hosted.folder, hosted.folder / "data", _acl_file(hosted).parent):
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder)
             folder.chmod(0o700)  # the server itself writes its ACL file readable to all
         before = files.read_text(_acl_file(hosted), errors="surrogateescape") or ""  # a name is of any bytes
         after = guarded(before, hashlib.sha256(admin.reveal().encode()).hexdigest())
@@ -72,7 +73,10 @@ class RedisKind:
             files.write_text(_acl_file(hosted), after, mode=files.PRIVATE)
         config = hosted.folder / "redis.conf"
         files.write_text(config, _config(hosted), mode=files.PRIVATE)
-        return Launch([program, str(config)], hosted.folder)
+        account = owner_where_root(hosted.folder)
+        if account is not None and not account.can_run([program, "--version"]):
+            account = None  # it cannot reach the program
+        return Launch([program, str(config)], hosted.folder, account)
 
     def endpoint(self, hosted: HostedServer) -> Endpoint:
         return Endpoint(host=LOOPBACK, port=hosted.ports["port"], user=_ADMIN)

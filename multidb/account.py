@@ -15,7 +15,7 @@ from pathlib import Path
 
 from multidb.errors import UsageError
 
-__all__ = ["RUN_AS", "Account", "owner_of", "owner_where_root", "unprivileged"]
+__all__ = ["RUN_AS", "Account", "owner_of", "owner_where_root", "unprivileged", "where_able"]
 
 RUN_AS = "MULTIDB_RUN_AS"
 _FALLBACK = "nobody"
@@ -89,6 +89,11 @@ def owner_where_root(folder: Path) -> Account | None:
     """
     owner = owner_of(folder) if os.geteuid() == 0 else None
     return owner if owner is not None and owner.name != str(owner.uid) else None
+
+
+def where_able(account: Account | None, program: str) -> Account | None:
+    """The account, where it can reach and run the program; None: as whoever runs multidb."""
+    return account if account is not None and account.can_run([program, "--version"]) else None
 
 
 def owner_of(folder: Path) -> Account | None:

@@ -13,7 +13,7 @@ from multidb.moves import PendingMove, moves
 from multidb.renames import Rename, renames
 from multidb.state import ProjectState
 
-__all__ = ["Closure", "close", "closures", "reopen", "reopen_restored"]
+__all__ = ["Closure", "close", "closures", "is_restoring", "reopen", "reopen_restored"]
 
 _SECTION = "closed"
 
@@ -98,8 +98,13 @@ def reopen(state: ProjectState, app: str) -> None:
             section.pop(app, None)
 
 
+def is_restoring(state: ProjectState, app: str) -> bool:
+    """Whether a restore has made the app and not given it its data yet."""
+    closure = closures(state).get(app)
+    return closure is not None and bool(closure.restore)
+
+
 def reopen_restored(state: ProjectState, app: str) -> None:
     """As `reopen`, of an app that a restore has made and has given its data; an unfinished clone stays closed."""
-    closure = closures(state).get(app)
-    if closure is not None and closure.restore:
+    if is_restoring(state, app):
         reopen(state, app)

@@ -161,9 +161,10 @@ def restore(
     if (taken or taken_files) and safety:
         before = safety_set(engine, app_id, taken, progress, files=bool(taken_files))
     work.run()
+    report = None
     if not closed:
         reopen_restored(engine.state, app_id)
-    report = engine.apply(Scope(apps=frozenset({app_id}))) if not closed else None
+        report = engine.apply(Scope(apps=frozenset({app_id})))
     if report is None or report.error() is None:
         Journal(engine.state).end(RESTORING, app_id)
     brought = [*work.stores, *([FILES] if locations else [])]

@@ -40,7 +40,7 @@ from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import IdentityOption, PartsOption, Run, SetArgument, examples, scope_of_sets, with_run
 from multidb.cli.output import Output
 from multidb.cli.plan_view import report_document, show_report
-from multidb.closure import Closure, close, closures
+from multidb.closure import Closure, close, is_restoring
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, ServerError, UsageError
 from multidb.fleet import Scope
@@ -261,8 +261,7 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
     with ExitStack() as stack:
         progress = stack.enter_context(exclusively(engine.state, "restore", output.progress))
         known = into in engine.project.apps
-        closure = closures(engine.state).get(into)
-        begun = closure is not None and bool(closure.restore)  # what it has is of a restore that nobody has seen yet
+        begun = is_restoring(engine.state, into)  # what it has then is of a restore that nobody has seen yet
         if known:
             engine.fleet.start(into)
         finish_interrupted(engine, chosen.keys, output)

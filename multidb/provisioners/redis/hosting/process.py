@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multidb import files
-from multidb.account import owner_where_root
+from multidb.account import owner_where_root, where_able
 from multidb.distribution import add_command
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
@@ -73,10 +73,7 @@ class RedisKind:
             files.write_text(_acl_file(hosted), after, mode=files.PRIVATE)
         config = hosted.folder / "redis.conf"
         files.write_text(config, _config(hosted), mode=files.PRIVATE)
-        account = owner_where_root(hosted.folder)
-        if account is not None and not account.can_run([program, "--version"]):
-            account = None  # it cannot reach the program
-        return Launch([program, str(config)], hosted.folder, account)
+        return Launch([program, str(config)], hosted.folder, where_able(owner_where_root(hosted.folder), program))
 
     def endpoint(self, hosted: HostedServer) -> Endpoint:
         return Endpoint(host=LOOPBACK, port=hosted.ports["port"], user=_ADMIN)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from multidb.account import Account, unprivileged
+from multidb.account import Account, unprivileged, where_able
 from multidb.distribution import add_command
 from multidb.errors import ArchiveError, RuntimeUnavailable, TargetError, UsageError
 from multidb.model import Endpoint, Launch, Server
@@ -60,9 +60,7 @@ def served(path: Path) -> Iterator[tuple[Server, Secret, str]]:
         )
     _sweep()
     with _folder() as folder:
-        account = unprivileged()
-        if account is not None and not account.can_run([program, "--version"]):
-            account = None  # it cannot reach the program
+        account = where_able(unprivileged(), program)
         password, port = generate(), choose(())
         _copy(path, folder / "dump.rdb")
         config = _configured(folder, port, password)

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from multidb import removal
 from multidb.backup import cloning
+from multidb.backup.live_data import contexts_of, require_unbound
 from multidb.backup.places import clear, require_not_following
-from multidb.backup.restoring import contexts_of, require_unbound
 from multidb.engine import Engine
 from multidb.errors import Refused, ServerError
 from multidb.fleet import Scope

@@ -18,8 +18,8 @@ from multidb.backup import cloning
 from multidb.backup.creation import repository
 from multidb.backup.journal import Journal
 from multidb.backup.labels import CLONE_OF
+from multidb.backup.live_data import require_unbound
 from multidb.backup.places import require_not_following
-from multidb.backup.restoring import require_unbound
 from multidb.backup.set_ids import is_set_id, made_at
 from multidb.backup.sets import declaration
 from multidb.document import in_future

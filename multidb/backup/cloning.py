@@ -17,8 +17,9 @@ from multidb.backup.app_files.part import locations_of, occupied_names
 from multidb.backup.creation import make_sets, repository, turn_off
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.labels import CLONE_OF, EXPIRES
+from multidb.backup.live_data import occupied, require_unbound, safety_set
 from multidb.backup.places import require_not_following
-from multidb.backup.restoring import SetSource, occupied, require_unbound, restore, safety_set
+from multidb.backup.restoring import SetSource, restore
 from multidb.backup.sets import FILES, BackupSet
 from multidb.closure import Closure, close, closures, reopen
 from multidb.document import moment

@@ -26,8 +26,8 @@ from multidb.backup.followed_places import (
 )
 from multidb.backup.importing import ImportRequest, changed_words, importing_app
 from multidb.backup.journal import FOLLOWING, Journal
+from multidb.backup.live_data import occupied, require_unbound, safety_set
 from multidb.backup.places import differences, temporary_files
-from multidb.backup.restoring import occupied, require_unbound, safety_set
 from multidb.backup.sets import BackupSet
 from multidb.engine import Engine
 from multidb.errors import MultidbError, Refused, ServerError

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from multidb.backup.importing import ImportRequest, source_of
 from multidb.backup.journal import FOLLOWING, Journal
+from multidb.backup.live_data import contexts_of
 from multidb.backup.places import left_place, temporary_files
-from multidb.backup.restoring import contexts_of
 from multidb.engine import Engine
 from multidb.errors import Refused, ServerError, UsageError
 from multidb.model import (

@@ -29,8 +29,8 @@ from multidb.backup.followed_places import (
 )
 from multidb.backup.importing import ImportRequest, importing_app
 from multidb.backup.journal import FOLLOWING, Journal
+from multidb.backup.live_data import contexts_of, require_unbound
 from multidb.backup.places import left_place, require_not_following, temporary_files
-from multidb.backup.restoring import contexts_of, require_unbound
 from multidb.engine import Engine
 from multidb.errors import MultidbError, ServerError
 from multidb.model import ImportOptions, Lag, PlaceKind, Progress, listed

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from multidb.backup.journal import IMPORTING, Journal
+from multidb.backup.live_data import contexts_of, occupied, require_unbound, safety_set
 from multidb.backup.places import (
     PreparedPlace,
     clear,
@@ -26,7 +27,6 @@ from multidb.backup.places import (
     require_not_following,
     temporary_files,
 )
-from multidb.backup.restoring import contexts_of, occupied, require_unbound, safety_set
 from multidb.backup.sets import BackupSet
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError

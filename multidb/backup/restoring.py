@@ -18,9 +18,10 @@ from multidb.backup.app_files.locations import Location, StagedFiles
 from multidb.backup.app_files.part import exchange as exchange_files
 from multidb.backup.app_files.part import load as load_files
 from multidb.backup.app_files.part import locations_of, names_in, occupied_names, staged
-from multidb.backup.creation import ServerContexts, make_sets, targets_of
+from multidb.backup.creation import targets_of
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal
+from multidb.backup.live_data import contexts_of, occupied, require_unbound_at, safety_set
 from multidb.backup.places import (
     PreparedPlace,
     clear,
@@ -36,7 +37,7 @@ from multidb.backup.places import (
 from multidb.backup.rate import Rate
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.set_ids import made_at
-from multidb.backup.sets import FILES, BackupSet, Reason
+from multidb.backup.sets import FILES, BackupSet
 from multidb.backup.streams import StoreReader
 from multidb.closure import reopen_restored
 from multidb.document import in_future
@@ -46,12 +47,9 @@ from multidb.fleet import Scope
 from multidb.model import (
     App,
     Archive,
-    BoundArchive,
     Place,
     PlaceKind,
     Progress,
-    Server,
-    StoreContext,
     TableArchive,
     listed,
 )
@@ -61,14 +59,10 @@ from multidb.report import Report
 __all__ = [
     "Restored",
     "SetSource",
-    "contexts_of",
     "finish_restore",
-    "occupied",
     "require_parts",
-    "require_unbound",
     "restore",
     "restore_tables",
-    "safety_set",
 ]
 
 _LEARNT: Final = 12  # of an app's sets on each target, the newest
@@ -190,38 +184,6 @@ def _learn(engine: Engine, source: SetSource) -> None:
     if verified:
         newest = max(verified)
         journal.learn(app, verified=verified[newest].isoformat(), verified_set=newest)
-
-
-def occupied(engine: Engine, app: App, stores: Sequence[str]) -> list[str]:
-    """Those of the stores where the app has data now.
-
-    Raises:
-        ServerError, Refused: a server cannot be asked, or not be had here.
-    """
-    occupied_stores = []
-    for store, (server, context) in contexts_of(engine, app, stores, f"app {app.id}").items():
-        with engine.fleet.archive(server) as archive:
-            if not archive.is_empty(archive.live(app, context)):
-                occupied_stores.append(store)
-    return occupied_stores
-
-
-def require_unbound(engine: Engine, app: App, stores: Sequence[str]) -> None:
-    """Refuses what a restore into these stores would refuse, for who changes something else before it.
-
-    Raises:
-        Refused: something is bound to what the app has there now, and would be lost with it.
-        ServerError: a server cannot be asked.
-    """
-    _require_unbound(engine, app, contexts_of(engine, app, stores, f"app {app.id}"))
-
-
-def _require_unbound(engine: Engine, app: App, contexts: Mapping[str, tuple[Server, StoreContext]]) -> None:
-    for server, context in contexts.values():
-        archive = engine.fleet.archive(server)
-        if isinstance(archive, BoundArchive):  # the others stay closed: one may be open already, and take no second
-            with archive:
-                archive.require_unbound(app, context)
 
 
 def restore_tables(
@@ -376,7 +338,7 @@ class _Restore:
             raise
 
     def require_unbound(self) -> None:
-        _require_unbound(self._engine, self._app, self._contexts_of)
+        require_unbound_at(self._engine, self._app, self._contexts_of)
 
     def finish(self) -> None:
         """Goes on where a run died while it exchanged places: what is loaded takes the live place, the rest is loaded
@@ -515,25 +477,6 @@ class _Restore:
         self._journal.begin(RESTORING, self._app.id, {**note, "exchanged": exchanged})
 
 
-def contexts_of(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
-    """By store, the app's server and what the store's functions are told of it.
-
-    Raises:
-        Refused: this machine has no such server.
-        ServerError: one cannot be asked.
-    """
-    known = ServerContexts(engine.fleet, Scope(frozenset({app.id}), frozenset(stores)))
-    contexts = {}
-    for store in stores:
-        context = known.of(app, store)
-        if context is None:
-            raise Refused(
-                f"this machine has no {store} to restore it on", where=where, hint="leave it out: --store ..."
-            )
-        contexts[store] = context
-    return contexts
-
-
 def _of_tables(archive: Archive, store: str) -> TableArchive:
     if not isinstance(archive, TableArchive):
         raise UsageError(f"{store} has no tables to be restored alone", hint=f"all of it: --store {store}")
@@ -563,23 +506,3 @@ def _chosen_files(engine: Engine, backup_set: BackupSet, app: App, stores: Seque
     if backup_set.files is None or (stores is not None and FILES not in stores):
         return {}
     return locations_of(engine.project, app, names_in(backup_set.files))
-
-
-def safety_set(
-    engine: Engine, app_id: str, occupied: Sequence[str], progress: Progress, *, files: bool = False
-) -> BackupSet:
-    """A set of what the app has now, before it goes.
-
-    Raises:
-        ArchiveError: it could not be made.
-    """
-    scope = Scope(frozenset({app_id}), frozenset(occupied))
-    (made,) = make_sets(engine, scope, files=files, reason=Reason.SAFETY, progress=progress)
-    if made.made is None:
-        why = "; ".join(f"{name}: {error}" for name, error in made.errors.items())
-        raise ArchiveError(
-            f"what it has now could not be backed up first: {why}",
-            where=f"app {app_id}",
-            hint="nothing was changed; correct the cause, or go without: --no-safety-set",
-        )
-    return made.made

@@ -17,8 +17,8 @@ from multidb import moving
 from multidb.alternation import require_not_rotating
 from multidb.backup.encryption import Identities, identities
 from multidb.backup.journal import exclusively
+from multidb.backup.live_data import require_unbound
 from multidb.backup.places import require_not_following, require_settled
-from multidb.backup.restoring import require_unbound
 from multidb.backup.run import final_set
 from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted

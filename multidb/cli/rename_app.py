@@ -17,8 +17,8 @@ from multidb.alternation import require_not_rotating
 from multidb.backup.cloning import shared_options
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
+from multidb.backup.live_data import require_unbound
 from multidb.backup.places import require_not_following, require_settled
-from multidb.backup.restoring import require_unbound
 from multidb.backup.run import final_set
 from multidb.backup.sets import declaration
 from multidb.cli.entries import show_edit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -49,6 +50,19 @@ def backup(stage: Stage, app: App) -> tuple[Part, Files]:
     files = Files()
     with stage.archive() as archive:
         return archive.backup(app, stage.context, Writer(files), quiet), files
+
+
+def used_memory(client: Any) -> int:
+    """Bytes that the server uses, once nothing of what was removed is still being freed in the background."""
+    deadline = time.monotonic() + 60
+    while True:
+        info = client.execute_command("INFO", "memory")
+        text = info.decode() if isinstance(info, bytes) else info
+        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        if fields["lazyfree_pending_objects"] == "0":
+            return int(fields["used_memory"])
+        assert time.monotonic() < deadline, fields
+        time.sleep(0.01)
 
 
 def fill(stage: Stage, app: App, later: int) -> None:

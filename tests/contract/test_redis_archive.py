@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import io
 import random
-import re
 import threading
 import time
 import zlib
@@ -22,7 +21,7 @@ from multidb.model import App, PlaceKind
 from multidb.provisioners.redis.backup.keys_file import KeysReader
 from multidb.provisioners.redis.driver.batch_connection import BatchConnection
 from tests.contract.case_redis import ADMIN, as_admin, as_app
-from tests.contract.redis_sets import Files, backup, content, fill, place_of, quiet
+from tests.contract.redis_sets import Files, backup, content, fill, place_of, quiet, used_memory
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage, valkey  # noqa: F401
 from tests.support.case import RealServer
 from tests.support.checkpoints import Killed
@@ -262,10 +261,8 @@ def test_a_server_without_memory_gives_a_set_and_loses_nothing_by_taking_one(val
 
     def limited(policy: str, more: int) -> None:
         with as_admin(valkey.real) as client:
-            used = re.search(r"used_memory:(\d+)", client.execute_command("INFO", "memory"))
-            assert used
             client.execute_command("CONFIG", "SET", "maxmemory-policy", policy)
-            client.execute_command("CONFIG", "SET", "maxmemory", max(0, int(used[1]) + more))
+            client.execute_command("CONFIG", "SET", "maxmemory", max(0, used_memory(client) + more))
 
     try:
         with valkey.archive() as archive:
@@ -363,10 +360,9 @@ def test_an_exchange_of_prefixes_pushes_nobodys_keys_out(redis_servers: dict[str
         with stage.archive() as archive:
             new = archive.prepare(PlaceKind.NEW, stage.alpha, stage.context)
             archive.restore(new, part, files, quiet)
-            used = re.search(rb"used_memory:(\d+)", raw.execute_command("INFO", "memory"))
-            assert used
+            used = used_memory(raw)
             raw.execute_command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-            raw.execute_command("CONFIG", "SET", "maxmemory", int(used[1]) + 3_000_000)
+            raw.execute_command("CONFIG", "SET", "maxmemory", used + 3_000_000)
             try:
                 with pytest.raises(ArchiveError, match="push out keys"):
                     archive.replace(new, stage.context)
@@ -374,7 +370,7 @@ def test_an_exchange_of_prefixes_pushes_nobodys_keys_out(redis_servers: dict[str
                 assert raw.execute_command("DBSIZE") == 40_000
                 with as_app(stage.project.tenant("alpha")) as client:  # who is let in again
                     assert client.execute_command("GET", "alpha:k7") == "7"
-                raw.execute_command("CONFIG", "SET", "maxmemory", int(used[1]) + 30_000_000)
+                raw.execute_command("CONFIG", "SET", "maxmemory", used + 30_000_000)
                 archive.replace(new, stage.context)
             finally:
                 raw.execute_command("CONFIG", "SET", "maxmemory", 0)

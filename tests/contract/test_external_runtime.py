@@ -75,7 +75,7 @@ def test_servers_that_ignore_us_are_waited_for_together(tmp_path: Path) -> None:
         schemes = {"redis": "redis", "postgres": "postgresql", "qdrant": "http", "neo4j": "bolt"}
         it = runtime(
             tmp_path,
-            **{store: {"url": f"{scheme}://127.0.0.1:{port}", "timeout": 1.5} for store, scheme in schemes.items()},
+            **{store: {"url": f"{scheme}://127.0.0.1:{port}", "timeout": 4} for store, scheme in schemes.items()},
         )
         began = time.monotonic()
         found = it.status()
@@ -84,8 +84,8 @@ def test_servers_that_ignore_us_are_waited_for_together(tmp_path: Path) -> None:
         for each in (*waiting, full):
             each.close()
     assert [status.state for status in found] == [ServerState.FAILED] * 4
-    assert all("1.5 s" in status.message for status in found)
-    assert took < 4, "one after the other they take 6 s"
+    assert all("4 s" in status.message for status in found)
+    assert took < 14, "one after the other they take 16 s"
 
 
 def test_the_password_from_a_file(tmp_path: Path) -> None:

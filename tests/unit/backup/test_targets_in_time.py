@@ -149,7 +149,7 @@ def test_what_follows_a_call_that_did_not_end_is_not_waited_for_as_long(monkeypa
     for _ in range(3):
         with given_up():
             target.delete("a/b")
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0, "each as long as the first they take 6 s"
     goes_on.set()
 
 

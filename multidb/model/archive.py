@@ -231,10 +231,11 @@ class ScriptArchive(Archive, Protocol):
     def run_script(self, app: App, text: str) -> None:
         """Runs the script in the app's live place, all of it or nothing, with no more power than the app has: what
         fires on its way (triggers, functions in views) was made by the app. Works while the app's logins are off, and
-        turns none of them on.
+        turns none of them on. What the store has made out of the data before is made of what the script has left.
 
         Raises:
-            ArchiveError: the script failed, or the app has no place of its own here; nothing was changed.
+            ArchiveError: the script failed, or the app has no place of its own here; nothing was changed. Or what is
+                made out of the data could not be made anew.
         """
 
 

@@ -29,6 +29,8 @@ THEIRS = (
     "$$BEGIN INSERT INTO logged VALUES (NEW.id); RETURN NEW; END$$",
     "CREATE TRIGGER noted AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION note()",
     "CREATE MATERIALIZED VIEW total AS SELECT count(*) FROM orders",
+    "CREATE FUNCTION counted() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count FROM public.total); END'",
+    "CREATE MATERIALIZED VIEW again AS SELECT counted()",  # made before the other one by a load, and filled from it
     # as the server's time zone there tells days
     "CREATE TABLE visits (id int PRIMARY KEY, at timestamptz, day date, CHECK (at::date = day))",
     "INSERT INTO visits VALUES (1, '2024-01-01 00:30+09', '2024-01-01')",
@@ -136,6 +138,7 @@ def test_it_follows_a_source_that_is_written_and_takes_its_place(folder: Folder,
         rows = {number for (number,) in connection.execute("SELECT id FROM orders WHERE note = 'live'")}
         assert rows == set(ids), "what was committed at the source is here, and nothing else"
         assert connection.execute("SELECT * FROM total").fetchone() == (3000 + len(ids),)
+        assert connection.execute("SELECT * FROM again").fetchone() == (3000 + len(ids),)
         assert connection.execute("SELECT day::text FROM days").fetchone() == ("2024-01-01",)
         (new,) = connection.execute("INSERT INTO orders (note) VALUES ('here') RETURNING id").fetchone() or (0,)
         assert new > max(ids)

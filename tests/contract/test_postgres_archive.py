@@ -279,6 +279,40 @@ def test_a_script_has_the_apps_power_and_no_more_while_its_logins_are_off(site: 
     assert site.served.sql(logins) == [(f"{app.id}_migrate",), (f"{app.id}_readonly",)]
 
 
+def test_what_is_made_of_rows_tells_nothing_of_them_once_a_script_has_changed_them(site: Site) -> None:
+    app = site.app(roles="split")
+    site.apply([app])
+    with site.enter(app, "migrate") as session:
+        for text in (
+            "CREATE TABLE people AS SELECT n AS id, 'real' || n AS email FROM generate_series(1, 500) n",
+            "CREATE MATERIALIZED VIEW z AS SELECT email FROM people",
+            "CREATE FUNCTION known() RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT min(email) FROM public.z); "
+            "END'",
+            "CREATE MATERIALIZED VIEW a AS SELECT known()",  # reads the other one, and no catalog knows of it
+            "CREATE MATERIALIZED VIEW own AS SELECT email FROM people",
+            "CREATE MATERIALIZED VIEW never AS SELECT 1 WITH NO DATA",
+            "ANALYZE people, z, own",
+        ):
+            session.execute(text.encode())
+    site.served.sql(f"ALTER MATERIALIZED VIEW own OWNER TO {app.id}_user", database=app.id)
+    with archive(site) as (opened, _):
+        assert isinstance(opened, ScriptArchive)
+        opened.run_script(app, "UPDATE people SET email = 'x' || id")
+    seen = "SELECT DISTINCT left(of, 1) FROM (TABLE z UNION TABLE own UNION TABLE a) seen (of)"
+    assert site.served.sql(seen, database=app.id) == [("x",)]
+    samples = "SELECT count(*) FROM pg_stats WHERE attname = 'email' AND {}::text ~ 'real'"
+    for kind in ("histogram_bounds", "most_common_vals"):
+        assert site.served.sql(samples.format(kind), database=app.id) == [(0,)]
+    populated = "SELECT relname::text FROM pg_class WHERE relkind = 'm' AND relispopulated ORDER BY 1"
+    assert site.served.sql(populated, database=app.id) == [("a",), ("own",), ("z",)]
+    with archive(site) as (opened, _):
+        assert isinstance(opened, ScriptArchive)
+        breaking = "CREATE OR REPLACE FUNCTION known() RETURNS text LANGUAGE sql AS 'SELECT 1/0 || $$$$'"
+        with pytest.raises(ArchiveError, match=r"the materialized view public\.a cannot be filled"):
+            opened.run_script(app, breaking)
+    assert site.served.sql("SELECT relispopulated FROM pg_class WHERE relname = 'a'", database=app.id) == [(False,)]
+
+
 def test_a_set_of_a_newer_server_is_refused_before_anything_is_loaded(site: Site) -> None:
     app = site.app()
     site.apply([app])

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
-from multidb.errors import ServerError
+from multidb.errors import ArchiveError, ServerError
 from multidb.model import (
     App,
     ArchiveReader,
@@ -34,6 +34,7 @@ from multidb.provisioners.postgres.backup import (
     archive_tables,
     contents,
     conversions,
+    derived,
     dump,
     following,
     importing,
@@ -218,14 +219,31 @@ class PostgresArchive:
             databases.delegates.acting(app, role, [live.name], reads=False) as delegate,
             delegate.open(live.name) as target,
         ):
-            target.execute('SET search_path = "$user", public')  # as a server has it where nobody says otherwise
-            for name, value in json.loads(target.ask(contents.SETTINGS, (AppNames.of(app.id).user,))):
-                if name in _ENDING:
-                    continue
-                with contextlib.suppress(ServerError):  # one that only an admin may set
-                    target.ask("SELECT set_config($1, $2, false)", (name, value))
+            _set_as_for(target, app)
             target.execute(f"SET ROLE {identifier(role)}", "SET statement_timeout = 0")
             target.script(text)
+        with (
+            databases.delegates.acting(app, role, [live.name], reads=True) as delegate,
+            delegate.open(live.name, own_zone=True) as target,
+        ):
+            _set_as_for(target, app)
+            target.execute("SET statement_timeout = 0")
+            for name, cause in derived.refill(target).items():
+                raise ArchiveError(
+                    f"the materialized view {name} cannot be filled from what it has left: {cause}",
+                    where=databases.where,
+                )
+            derived.analyze(target)
+
+
+def _set_as_for(connection: Connection, app: App) -> None:
+    """Gives a session the settings that one of the app's own login has."""
+    connection.execute('SET search_path = "$user", public')  # as a server has it where nobody says otherwise
+    for name, value in json.loads(connection.ask(contents.SETTINGS, (AppNames.of(app.id).user,))):
+        if name in _ENDING:
+            continue
+        with contextlib.suppress(ServerError):  # one that only an admin may set
+            connection.ask("SELECT set_config($1, $2, false)", (name, value))
 
 
 def _path(connection: Connection, login: str) -> Sequence[str]:

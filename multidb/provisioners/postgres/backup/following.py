@@ -10,7 +10,7 @@ from typing import Final
 
 from multidb.model import Lag, Place, Progress
 from multidb.progress import ProgressTimer
-from multidb.provisioners.postgres.backup import importing
+from multidb.provisioners.postgres.backup import derived, importing
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.followed import FollowedPostgres
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
@@ -26,9 +26,6 @@ SELECT json_build_object(
   'there', EXISTS (SELECT FROM pg_subscription WHERE subname = $1),
   'runs', EXISTS (SELECT FROM pg_stat_subscription WHERE subname = $1 AND pid IS NOT NULL),
   'errors', coalesce((SELECT apply_error_count FROM pg_stat_subscription_stats WHERE subname = $1), 0))"""
-_FILLED_BY_QUERIES: Final = """
-SELECT coalesce(json_agg(format('%I.%I', n.nspname, c.relname) ORDER BY c.oid), '[]'::json)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND c.relispopulated"""
 
 
 def follow(databases: Databases, place: Place, source: FollowedPostgres, mark: str, progress: Progress) -> None:
@@ -87,5 +84,5 @@ def drain(databases: Databases, place: Place, source: FollowedPostgres, mark: st
         zone = source.zone()
         if zone and databases.knows_zone(zone):
             connection.execute(f"SET TimeZone = {literal(zone)}")
-        for name in json.loads(connection.ask(_FILLED_BY_QUERIES)):
-            connection.execute(f"REFRESH MATERIALIZED VIEW {name}")
+        for name, cause in derived.refill(connection).items():
+            progress(place.app.id, f"materialized view {name} is there without rows: {cause}")

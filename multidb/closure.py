@@ -1,8 +1,8 @@
 """Apps that are closed: their logins are meant to be off until what was begun with them is done.
 
-Closures of clones, and of apps that a restore makes, stand in the section ``closed`` of the project's state, those of
-apps that get another name follow from `multidb.renames`, those of apps that move from `multidb.moves`. Every plan reads
-them, so that no apply turns a login on too early, whoever runs it.
+Closures of clones, of apps that a restore makes, and of apps whose data is being replaced, stand in the section
+``closed`` of the project's state, those of apps that get another name follow from `multidb.renames`, those of apps that
+move from `multidb.moves`. Every plan reads them, so that no apply turns a login on too early, whoever runs it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Closure:
         masked: whether it was begun with SQL that masks its data.
         rename, move: by which it is closed; both None: it is a clone, or an app that a restore makes.
         restore: the command that brings a set back into it; "": it is no app that a restore makes.
+        exchange: what puts other data in the place of its own (``a restore``, ``an import``); "": nothing does.
     """
 
     app: str
@@ -37,6 +38,7 @@ class Closure:
     rename: Rename | None = None
     move: PendingMove | None = None
     restore: str = ""
+    exchange: str = ""
 
     @property
     def whole(self) -> bool:
@@ -50,6 +52,11 @@ class Closure:
             return "its logins are off, because its data is on the way to another place"
         if self.rename is not None and self.app == self.rename.old:
             return f"its logins are off, because it is being renamed to {self.rename.new}"
+        if self.exchange:
+            return (
+                f"its logins are off, because {self.exchange} replaces what it has, or was interrupted while it did: "
+                "some of it may be old and some new"
+            )
         return f"its logins are off, because it has not got all of {self.source}'s data yet" + (
             ", or that is not masked" if self.masked else ""
         )
@@ -61,6 +68,11 @@ class Closure:
             return self.move.way_on
         if self.rename is not None:
             return self.rename.way_on
+        if self.exchange:
+            return (
+                f"finish it: multidb backup {self.app}; where that does not go, bring another set back: "
+                "multidb restore SET --replace --no-safety-set"
+            )
         mask = " --mask FILE.sql" if self.masked else ""
         command = self.restore or f"multidb clone {self.source} {self.app}{mask}"
         return f"finish it: {command}; or end it: multidb remove-app {self.app}"
@@ -74,7 +86,13 @@ def closures(state: ProjectState) -> dict[str, Closure]:
     """
     section = state.read(_SECTION)  # which has the shape of `multidb.sections`
     copies = {
-        app: Closure(app, document["of"], document["masked"], restore=document.get("restore", ""))
+        app: Closure(
+            app,
+            document["of"],
+            document["masked"],
+            restore=document.get("restore", ""),
+            exchange=document.get("exchange", ""),
+        )
         for app, document in section.items()
     }
     renamed = {
@@ -87,8 +105,9 @@ def closures(state: ProjectState) -> dict[str, Closure]:
 def close(state: ProjectState, closure: Closure) -> None:
     """From now on no apply turns a login of the app on. What is on is turned off by `Engine.suspend`."""
     with state.change(_SECTION) as section:
-        restore = {"restore": closure.restore} if closure.restore else {}
-        section[closure.app] = {"of": closure.source, "masked": closure.masked, **restore}
+        kinds = {"restore": closure.restore, "exchange": closure.exchange}
+        chosen = {kind: text for kind, text in kinds.items() if text}
+        section[closure.app] = {"of": closure.source, "masked": closure.masked, **chosen}
 
 
 def reopen(state: ProjectState, app: str) -> None:
@@ -105,6 +124,8 @@ def is_restoring(state: ProjectState, app: str) -> bool:
 
 
 def reopen_restored(state: ProjectState, app: str) -> None:
-    """As `reopen`, of an app that a restore has made and has given its data; an unfinished clone stays closed."""
-    if is_restoring(state, app):
+    """As `reopen`, of an app that has all of what a restore or an import has given it; an unfinished clone stays
+    closed."""
+    closure = closures(state).get(app)
+    if closure is not None and (closure.restore or closure.exchange):
         reopen(state, app)

@@ -86,6 +86,7 @@ class _Closed(_Loose):
     of: AppId
     masked: bool
     restore: str = ""
+    exchange: str = ""
 
 
 class _Alternation(_Loose):
@@ -143,6 +144,7 @@ class _Restoring(_Loose):
     target: str
     stores: list[str]
     phase: str
+    closing: bool = False
     lasting: list[str] = Field(default_factory=list)
     exchanged: list[str] = Field(default_factory=list)
 
@@ -150,6 +152,7 @@ class _Restoring(_Loose):
 class _Importing(_Loose):
     sources: dict[str, str]
     phase: str
+    closing: bool = False
     exchanged: list[str] = Field(default_factory=list)
 
 

@@ -186,7 +186,7 @@ def _ready_to_go(
     if mask:
         masked_store(app)
     begun = closures(engine.state).get(app.id)
-    if begun is not None and (begun.rename is not None or begun.move is not None):
+    if begun is not None and (begun.rename is not None or begun.move is not None or begun.exchange):
         raise Refused(begun.why, where=f"app {app.id}", hint=begun.way_on)
     if begun is not None and begun.masked and not mask:
         raise Refused(

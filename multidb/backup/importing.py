@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from multidb.backup.exchanging import close_for_exchange, finishing, open_unchanged
 from multidb.backup.journal import IMPORTING, Journal
 from multidb.backup.live_data import contexts_of, occupied, require_unbound, safety_set
 from multidb.backup.places import (
@@ -28,8 +29,9 @@ from multidb.backup.places import (
     temporary_files,
 )
 from multidb.backup.sets import BackupSet
+from multidb.closure import closures, reopen_restored
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError
+from multidb.errors import ArchiveError, MultidbError, NeedsServer, Refused, ServerError, UsageError
 from multidb.fleet import Scope
 from multidb.model import (
     App,
@@ -160,6 +162,7 @@ def bring_in(engine: Engine, request: ImportRequest, progress: Progress) -> Impo
     if not is_going_on(engine, request):
         work.begin()
     before, other = work.run(taken)
+    reopen_restored(engine.state, app.id)
     report = engine.apply(Scope(apps=frozenset({app.id})))
     if report.error() is None:
         Journal(engine.state).end(IMPORTING, app.id)
@@ -189,6 +192,8 @@ def finish_import(engine: Engine, app_id: str, note: Mapping[str, Any], progress
     contexts = contexts_of(engine, app, list(note["sources"]), app.where)
     if note["phase"] == _COPYING:
         _clear(engine, app, contexts)
+        if note.get("closing"):
+            open_unchanged(engine, app_id)
         if note.get("direct"):
             return f"gave up an interrupted import; what it has copied into {listed(note['direct'])} is there"
         return "removed what an interrupted import left; the app is as it was"
@@ -204,6 +209,7 @@ def finish_import(engine: Engine, app_id: str, note: Mapping[str, Any], progress
                 hint=f"run the same import again, with --replace: multidb import {app_id} --from-{store} ...",
             )
     _clear(engine, app, contexts)
+    reopen_restored(engine.state, app_id)
     if (error := engine.apply(Scope(apps=frozenset({app_id}))).error()) is not None:
         raise error
     return f"finished the import into {listed(list(contexts))}, which was interrupted"
@@ -250,7 +256,7 @@ class _Import:
 
     def begin(self) -> None:
         _clear(self._engine, self._app, self._contexts)
-        self._note(**self._request.note, phase=_COPYING, done={}, direct=[], measures={}, exchanged=[])
+        self._note(**self._request.note, phase=_COPYING, closing=False, done={}, direct=[], measures={}, exchanged=[])
 
     def run(self, taken: Sequence[str]) -> tuple[BackupSet | None, dict[str, Sequence[str]]]:
         """Copies everything, compares, then exchanges. The set that was made of what was there (`taken`), and what was
@@ -267,19 +273,42 @@ class _Import:
                 if (own := [store for store in taken if store not in self.direct]) and self._request.safety:
                     before = safety_set(self._engine, self._app.id, own, self._progress)
                 passing = [store for store, copy in copies.items() if not copy.prepared.lasting]
+                self._close()
                 self._note(phase=_EXCHANGING, measures=measures, passing=passing)
-                for store in sorted(copies, key=lambda store: durability(copies[store].prepared)):
-                    self._progress(self._app.id, f"{store}: replacing")
-                    copies[store].prepared.replace_live()
-                    exchanged.append(store)
-                    self._note(exchanged=exchanged)
+                with self._named():
+                    for store in sorted(copies, key=lambda store: durability(copies[store].prepared)):
+                        self._progress(self._app.id, f"{store}: replacing")
+                        copies[store].prepared.replace_live()
+                        exchanged.append(store)
+                        self._note(exchanged=exchanged)
         except (ArchiveError, Refused, UsageError):
             if not exchanged and self.direct:
                 self._note(phase=_COPYING)  # what was copied into the live place is there
+                self._open()
             elif not exchanged:  # nothing was changed, and nothing is left
+                self._open()
                 self._journal.end(IMPORTING, self._app.id)
             raise
         return before, other
+
+    def _close(self) -> None:
+        if self._app.id not in closures(self._engine.state):
+            self._note(closing=True)
+            close_for_exchange(self._engine, self._app, "an import")
+
+    def _open(self) -> None:
+        if self._noted.get("closing"):
+            with suppress(MultidbError):  # what was refused is what is told; any apply turns them on
+                open_unchanged(self._engine, self._app.id)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A server that fails in the block may have exchanged its place, and what goes on is named."""
+        try:
+            yield
+        except ServerError as error:
+            error.hint = finishing(error.hint, self._app.id, "the import")
+            raise
 
     @contextmanager
     def _given_up(self, copies: Mapping[str, _Copy], exchanged: Collection[str]) -> Iterator[None]:

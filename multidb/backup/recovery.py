@@ -53,7 +53,7 @@ def recover(
     clear_scratch(engine.state)
 
     def restoring(app: str, note: Mapping[str, Any]) -> str:
-        if app in closed and not closed[app].restore:
+        if app in closed and not (closed[app].restore or closed[app].exchange):
             return _clear_clone(engine, closed[app], note)
         return finish_restore(engine, app, note, keys, progress)
 

@@ -4,7 +4,7 @@ old ones' place, one store after the other. Until then the app is as it was.
 Single tables are loaded and compared the same way, with all of their set; then they alone go into the live place.
 
 What is under way is in the journal. A run that dies while it loads is undone by the next; one that dies while places
-are exchanged is finished by the next. What was exchanged by then is the app's, which may have written to it since.
+are exchanged is finished by the next. Until then nobody can log in to the app.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from multidb.backup.app_files.part import load as load_files
 from multidb.backup.app_files.part import locations_of, names_in, occupied_names, staged
 from multidb.backup.creation import targets_of
 from multidb.backup.encryption import Identities
+from multidb.backup.exchanging import close_for_exchange, finishing, open_unchanged
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.live_data import contexts_of, occupied, require_unbound_at, safety_set
 from multidb.backup.places import (
@@ -39,10 +40,10 @@ from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.set_ids import made_at
 from multidb.backup.sets import FILES, BackupSet
 from multidb.backup.streams import StoreReader
-from multidb.closure import reopen_restored
+from multidb.closure import closures, reopen_restored
 from multidb.document import in_future
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, NeedsServer, Refused, ServerError, UsageError
+from multidb.errors import ArchiveError, MultidbError, NeedsServer, Refused, ServerError, UsageError
 from multidb.fleet import Scope
 from multidb.model import (
     App,
@@ -248,6 +249,8 @@ def finish_restore(
     work = _Restore(engine, SetSource(home, copy, keys), app, note["stores"], progress, locations=locations)
     if note["phase"] == _LOADING:
         work.clear()
+        if note.get("closing"):
+            open_unchanged(engine, app_id)
         return "undid a restore that was interrupted before it changed anything"
     if note["phase"] == _TABLES:
         work.clear()
@@ -306,6 +309,7 @@ class _Restore:
                 prepared = {store: self._loaded(stack, store) for store in self.stores}
                 new_files = self._loaded_files(stack)
                 self.require_unbound()  # of all stores, before one of them has its new place
+                self._close()
                 exchanging = True
                 for place in prepared.values():
                     if place is not None:
@@ -330,19 +334,25 @@ class _Restore:
             if not self._free and not self._journal.open(RESTORING)[self._app.id]["exchanged"]:
                 for place in filter(None, prepared.values()):
                     place.kept = False
-                self._note(_LOADING)
+                self._note(_LOADING, closing=True)
+                with suppress(MultidbError):  # what was refused is what is told; the next run tries again
+                    open_unchanged(self._engine, self._app.id)
             raise
         except ServerError as error:
-            way = f"finish the restore, before the app writes what would be lost: multidb backup {self._app.id}"
-            error.hint = f"{error.hint}; then {way}" if error.hint else way
+            error.hint = finishing(error.hint, self._app.id, "the restore")
             raise
+
+    def _close(self) -> None:
+        if self._app.id not in closures(self._engine.state):
+            self._note(_LOADING, closing=True)
+            close_for_exchange(self._engine, self._app, "a restore")
 
     def require_unbound(self) -> None:
         require_unbound_at(self._engine, self._app, self._contexts_of)
 
     def finish(self) -> None:
         """Goes on where a run died while it exchanged places: what is loaded takes the live place, the rest is loaded
-        again. What was exchanged already is left alone: the app may have written to it since."""
+        again. What was exchanged already is left alone: it may be open again, and written to."""
         note = self._journal.open(RESTORING)[self._app.id]
         lasting, exchanged = note.get("lasting", ()), note.get("exchanged", ())
         for store in self.stores:
@@ -465,7 +475,7 @@ class _Restore:
     def _reader(self, store: str) -> StoreReader:
         return self._home.reader(self._copy, store, self._keys, self._rate)
 
-    def _note(self, phase: str, **facts: Sequence[str]) -> None:
+    def _note(self, phase: str, **facts: Sequence[str] | bool) -> None:
         note = {"set": self._copy.id, "of": self._copy.app, "target": self._copy.target.name}
         files = {FILES: list(self._locations)} if self._locations else {}
         self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, **files, **facts, "phase": phase})

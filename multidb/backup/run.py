@@ -165,8 +165,11 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
 
 
 def _without_closed(engine: Engine, scope: Scope, done: BackupRun) -> Scope:
-    """An unfinished clone has nothing to be kept, and is no fault of the run that was to make sets of everybody."""
-    unfinished = {app: closure for app, closure in closures(engine.state).items() if not closure.whole}
+    """An unfinished clone has nothing to be kept, and is no fault of the run that was to make sets of everybody. One
+    whose exchange could not be finished is."""
+    unfinished = {
+        app: closure for app, closure in closures(engine.state).items() if not (closure.whole or closure.exchange)
+    }
     closed = [closure for app, closure in unfinished.items() if app in engine.project.apps]
     done.notes += [f"{closure.app}: no set is made, because {closure.why}" for closure in closed]
     left = frozenset(engine.project.apps) - {closure.app for closure in closed}

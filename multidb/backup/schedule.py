@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from multidb.backup.continuous.lag import NewestMoment, archive_health, newest_moment
-from multidb.backup.journal import PAUSED, Journal
+from multidb.backup.journal import PAUSED, Journal, is_at_work
 from multidb.backup.labels import CLONE_OF
 from multidb.backup.set_ids import is_set_id, made_at
 from multidb.backup.settings import Settings, settings
@@ -36,9 +36,17 @@ _LATE: Final = 1.5  # intervals after which somebody is told
 
 
 def due(fleet: Fleet, now: datetime) -> list[App]:
-    """The apps whose newest set is older than the manifest allows, or that have none."""
+    """The apps whose newest set is older than the manifest allows, or that have none; and those that are closed until a
+    restore or an import is finished, which a backup does."""
     journal = Journal(fleet.state)
-    return [app for app in _scheduled(fleet.project) if _next(fleet.project, app, journal.known(app.id), now) <= now]
+    waiting = {app for app, closure in closures(fleet.state).items() if closure.exchange}
+    if is_at_work(fleet.state):  # nothing has been interrupted
+        waiting.clear()
+    return [
+        app
+        for app in _scheduled(fleet.project)
+        if app.id in waiting or _next(fleet.project, app, journal.known(app.id), now) <= now
+    ]
 
 
 def next_due(fleet: Fleet, now: datetime) -> datetime:

@@ -65,9 +65,8 @@ def remove_app(
         engine = engine_of(run, output, app)  # what was read before may hold no longer
         begun, final = _begun(engine, app), ""
         with run.recorded(engine.state, [app]) as record:
-            if (
-                backup and begun is None and app not in closures(engine.state)
-            ):  # an unfinished clone has no data to keep
+            closure = closures(engine.state).get(app)
+            if backup and begun is None and (closure is None or closure.exchange):  # an unfinished clone has no data
                 keys, command = identities(identity, os.environ), f"remove-app {app}"
                 final = final_set(engine, app, keys, output.progress, command=command)
                 record.add("create", "set", final, app)

@@ -112,7 +112,7 @@ def restore(  # noqa: PLR0913 (an option is an argument)
 
     Until then the app is as it was; an app that has data is refused without --replace. Owners, grants and logins are
     made anew from the manifest; files get the owner of their folder. Interrupted anywhere, the next run of a backup
-    command undoes or finishes it.
+    command undoes or finishes it. The app's logins are off while its data is exchanged, and until that is finished.
 
     With --table the tables go into the app's own database in one transaction, with their rows, indexes, constraints,
     triggers and sequences; the app waits for them meanwhile. Foreign keys of other tables that refer to them are kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -148,6 +149,28 @@ def test_an_exchange_that_is_refused_leaves_nothing_for_later_runs(folder: Folde
     assert sorted(versions(folder)) == [(0, 10), (2, 1)], "what the app has written since stays"
     assert not [name for name in databases(folder) if "__" in name]
     assert ProjectState(folder.path).read("backup-work").get("importing", {}) == {}
+
+
+def test_an_exchange_that_a_server_fails_leaves_the_app_closed_and_names_what_goes_on(
+    folder: Folder, source: Cluster
+) -> None:
+    assert run(folder, "--from-postgres", filled(source, 10), "--yes").code == 0
+    wanted = ("import", "shop", "--from-postgres", filled(source, 10, 1), "--yes", "--replace", "--no-safety-set")
+    process = stopped_at(folder, "multidb.provisioners.postgres.backup.place_databases:replace", *wanted)
+    assert process is not None
+    servers = {each["store"]: each for each in folder.ok("status", "--json").json()["servers"]}
+    os.kill(servers["postgres"]["pid"], signal.SIGKILL)
+    code, said = go_on(process)
+    assert (code, "multidb backup shop" in " ".join(said.split())) == (4, True), said
+    folder.ok("up")
+    folder.ok("apply", "--yes")
+    with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
+        psycopg.connect(folder.variables("shop")["DATABASE_URL"])
+    assert "multidb backup shop" in " ".join(folder.run("plan", "--check").out.split())
+    folder.ok("backup", "shop")
+    assert versions(folder) == [(1, 10)]
+    assert ProjectState(folder.path).read("backup-work").get("importing", {}) == {}
+    folder.ok("plan", "--check")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")

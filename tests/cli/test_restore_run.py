@@ -1,5 +1,5 @@
-"""Restores through the command line that were killed while places were exchanged: what the app writes until another
-command finishes them is not lost."""
+"""Restores through the command line that were killed while places were exchanged: nobody writes to the app until
+another command finishes them, so that nothing written is lost."""
 
 from __future__ import annotations
 
@@ -67,23 +67,27 @@ def contents(folder: Folder) -> Contents:
 
 
 OLD, SINCE = {"of the set"}, {"of the set", "since"}
-STEPS = (
-    ("multidb.backup.restoring:Journal.end", (SINCE, SINCE, SINCE)),
-    ("multidb.backup.restoring:_Restore._note_exchanged", (SINCE, OLD, OLD)),
-    pytest.param("multidb.backup.restoring:_Restore._exchange", (OLD, OLD, OLD), marks=pytest.mark.rare),
-    pytest.param("multidb.backup.restoring:_Restore._note_exchanged#2", (SINCE, SINCE, OLD), marks=pytest.mark.rare),
-    pytest.param("multidb.backup.restoring:_Restore._exchange_files", (SINCE, SINCE, OLD), marks=pytest.mark.rare),
+EXCHANGING = (
+    "multidb.backup.restoring:_Restore._note_exchanged",
+    pytest.param("multidb.backup.restoring:_Restore._exchange", marks=pytest.mark.rare),
+    pytest.param("multidb.backup.restoring:_Restore._note_exchanged#2", marks=pytest.mark.rare),
+    pytest.param("multidb.backup.restoring:_Restore._exchange_files", marks=pytest.mark.rare),
 )
 
 
-@pytest.mark.parametrize(("step", "kept"), STEPS)
-def test_what_is_written_to_a_place_that_was_exchanged_stays(
-    folder: Folder, set_id: str, step: str, kept: Contents
-) -> None:
-    write(folder, "before")
-    process = stopped_at(folder, step, "restore", set_id, "--replace", "--no-safety-set")
-    assert process is not None, f"it never came to {step}"
-    kill(process)
+def test_what_is_written_when_everything_was_exchanged_stays(folder: Folder, set_id: str) -> None:
+    _killed(folder, "multidb.backup.restoring:Journal.end", set_id)
+    folder.ok("apply", "--yes")
+    write(folder, "since")
+    folder.ok("backup", "ann")
+    assert contents(folder) == (SINCE, SINCE, SINCE)
+    assert Journal(ProjectState(folder.path)).open(RESTORING) == {}
+
+
+@pytest.mark.parametrize("step", EXCHANGING)
+def test_nobody_writes_to_an_app_whose_places_are_half_exchanged(folder: Folder, set_id: str, step: str) -> None:
+    """Else whatever finishes the exchange would replace it."""
+    _killed(folder, step, set_id)
     told = folder.run("doctor", "--json").json()["findings"]
     assert [finding["message"] for finding in told if finding["subject"] == "app ann"] == [
         "a restore of it was interrupted, and may have given it some of its data"
@@ -97,11 +101,20 @@ def test_what_is_written_to_a_place_that_was_exchanged_stays(
     )
     assert lost["hint"].startswith("put its entry back")
     folder.manifest(kept_manifest)
-    folder.ok("apply", "--yes")
-    write(folder, "since")
-    folder.ok("backup", "ann")
-    assert contents(folder) == kept
+    assert _unfinished(folder, "ann", "multidb backup ann")
+    assert folder.run("health", "ann").code != 0
+    folder.ok("backup")  # of all of them, as by a timer
+    assert contents(folder) == (OLD, OLD, OLD)
     assert Journal(ProjectState(folder.path)).open(RESTORING) == {}
+    folder.ok("plan", "--check")
+
+
+def _killed(folder: Folder, step: str, set_id: str) -> None:
+    """A restore of the app, killed before it came to the step."""
+    write(folder, "before")
+    process = stopped_at(folder, step, "restore", set_id, "--replace", "--no-safety-set")
+    assert process is not None, f"it never came to {step}"
+    kill(process)
 
 
 @pytest.mark.rare

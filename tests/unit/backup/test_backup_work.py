@@ -22,8 +22,10 @@ from multidb.backup.creation import make_sets, pausing, repository
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal, exclusively
 from multidb.backup.recovery import recover
+from multidb.backup.repository import utc_now
 from multidb.backup.restoring import Restored, SetSource, restore, restore_tables
 from multidb.backup.run import run_backups
+from multidb.backup.schedule import due
 from multidb.backup.set_ids import made_at, new_id
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.closure import Closure, close
@@ -416,6 +418,7 @@ def test_a_restore_whose_first_exchange_is_refused_changes_nothing_then_or_later
     assert not list(data.rglob("*__*"))
     done, problems = recover(engine, None, quiet)
     assert (["undid a restore" in said for said in done], problems) == ([True], {})
+    assert {login(data, store, "ann") for store in ("cabinet", "drawer")} == {"on"}
     assert made(engine).backup_set is not None
     assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [9, 9]
 
@@ -427,6 +430,31 @@ def test_a_restore_that_a_server_failed_says_that_it_is_to_be_finished(engine: E
         restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
     assert failed.value.hint.startswith("start it; then finish the restore")
     assert failed.value.hint.endswith("multidb backup ann")
+
+
+def test_nobody_logs_in_to_an_app_that_a_server_left_half_restored(engine: Engine, data: Path) -> None:
+    copy = made(engine)
+    write_rows(data, "drawer", "ann", 7, salt="later")
+    FAULTS["replace ann drawer"] = ServerDown("went away", where="drawer")
+    with pytest.raises(ServerDown):
+        restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
+
+    def logins() -> set[str]:
+        return {login(data, store, "ann") for store in ("cabinet", "drawer")}
+
+    assert "on" not in logins()
+    assert engine.apply().error() is None
+    assert logins() == {"off"}, "apply"
+    assert [warning.subject for warning in engine.plan().warnings] == ["app ann"]
+    assert [app.id for app in due(engine.fleet, utc_now()) if app.id == "ann"] == ["ann"]
+    assert run_backups(engine, Scope(), scheduled=False, progress=quiet).errors.keys() == {"ann"}
+    assert logins() == {"off"}, "a backup that cannot finish it"
+    FAULTS.clear()
+    done = run_backups(engine, Scope(), scheduled=False, progress=quiet)
+    assert (done.ok, {each.app: each.ok for each in done.made}) == (True, {"ann": True, "bob": True})
+    assert logins() == {"on"}
+    assert rows_of(data, "drawer", "ann").count(b"\n") == 50
+    assert engine.plan().warnings == ()
 
 
 @pytest.mark.parametrize("at", [0, 1])

@@ -1,0 +1,59 @@
+"""An app whose places are exchanged: nobody logs in to it until it has all of the new.
+
+Else an app that was left with some of the old and some of the new, by a kill or by a server that failed, would go on
+writing, and whatever finishes the exchange would replace what it wrote.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from multidb.backup.creation import turn_off
+from multidb.closure import Closure, close, closures, reopen
+from multidb.engine import Engine
+from multidb.errors import MultidbError
+from multidb.fleet import Scope
+from multidb.model import App
+
+__all__ = ["close_for_exchange", "finishing", "open_unchanged"]
+
+
+def close_for_exchange(engine: Engine, app: App, work: str) -> None:
+    """No login of the app is on from here on, whoever applies meanwhile, until `reopen_restored`. Nothing where it is
+    closed already.
+
+    Args:
+        work: what exchanges, as ``a restore``.
+
+    Raises:
+        MultidbError: a login could not be turned off. The app is open again, where its servers can be reached.
+    """
+    if app.id in closures(engine.state):
+        return
+    close(engine.state, Closure(app.id, app.id, False, exchange=work))
+    try:
+        turn_off(engine, app)
+    except MultidbError:
+        with suppress(MultidbError):  # what went wrong first is what is told; the next run tries again
+            open_unchanged(engine, app.id)
+        raise
+
+
+def open_unchanged(engine: Engine, app: str) -> None:
+    """The app's logins are on again: nothing of it was exchanged. Nothing where it is closed for something else.
+
+    Raises:
+        MultidbError: they could not be turned on.
+    """
+    closure = closures(engine.state).get(app)
+    if closure is not None and not closure.exchange:
+        return
+    reopen(engine.state, app)
+    if (error := engine.apply(Scope(apps=frozenset({app}))).error()) is not None:
+        raise error
+
+
+def finishing(hint: str | None, app: str, work: str) -> str:
+    """The hint of an error of a server that failed in the middle of an exchange, with the command that goes on."""
+    way = f"finish {work}, until when its logins are off: multidb backup {app}"
+    return f"{hint}; then {way}" if hint else way

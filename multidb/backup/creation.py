@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -217,7 +217,9 @@ class _Maker:
         """Why there is no sense in a set of what the app has now."""
         where = f"app {self._app.id}"
         if self._app.id in self._journal.open(RESTORING):
-            return Refused("a restore of it is unfinished", where=where, hint="multidb restore SET --replace")
+            return Refused(
+                "a restore of it is unfinished", where=where, hint="multidb restore SET --replace --no-safety-set"
+            )
         closure = closures(self._engine.state).get(self._app.id)
         if closure is None or closure.whole or (closure.move is not None and self._comes_from(closure.move)):
             return None
@@ -374,9 +376,9 @@ def pausing(engine: Engine, app: App, progress: Progress) -> Iterator[None]:
     turn_on(engine, app.id)
 
 
-def turn_off(engine: Engine, app: App) -> None:
-    """The app's logins are refused and its sessions ended, on every server."""
-    for server in engine.fleet.servers(Scope(apps=frozenset({app.id}))):
+def turn_off(engine: Engine, app: App, stores: Collection[str] | None = None) -> None:
+    """The app's logins are refused and its sessions ended, on every server; or on those of these stores."""
+    for server in engine.fleet.servers(Scope(frozenset({app.id}), None if stores is None else frozenset(stores))):
         with _CHANGING:
             engine.fleet.suspend(app, server)
 

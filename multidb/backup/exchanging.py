@@ -6,6 +6,7 @@ writing, and whatever finishes the exchange would replace what it wrote.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from multidb.backup.creation import turn_off
@@ -18,11 +19,12 @@ from multidb.model import App
 __all__ = ["close_for_exchange", "finishing", "open_unchanged"]
 
 
-def close_for_exchange(engine: Engine, app: App, work: str) -> None:
-    """No login of the app is on from here on, whoever applies meanwhile, until `reopen_restored`. Nothing where it is
-    closed already.
+def close_for_exchange(engine: Engine, app: App, stores: Sequence[str], work: str) -> None:
+    """No login of the app to these stores is on from here on, whoever applies meanwhile, until `reopen_restored`.
+    Nothing where it is closed already.
 
     Args:
+        stores: whose places are exchanged; the servers of others need not be there.
         work: what exchanges, as ``a restore``.
 
     Raises:
@@ -32,7 +34,7 @@ def close_for_exchange(engine: Engine, app: App, work: str) -> None:
         return
     close(engine.state, Closure(app.id, app.id, False, exchange=work))
     try:
-        turn_off(engine, app)
+        turn_off(engine, app, stores)
     except MultidbError:
         with suppress(MultidbError):  # what went wrong first is what is told; the next run tries again
             open_unchanged(engine, app.id)

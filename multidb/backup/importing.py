@@ -138,7 +138,8 @@ def surveys(engine: Engine, request: ImportRequest, progress: Progress) -> dict[
 
 
 def bring_in(engine: Engine, request: ImportRequest, progress: Progress) -> Imported:
-    """Makes the app hold what its sources hold. The caller holds `exclusively` and the app's lock.
+    """Makes the app hold what its sources hold. The caller holds `exclusively` and the app's lock. An earlier run of
+    the same is gone on with; one that has begun to exchange places is begun anew.
 
     Raises:
         Refused: the app has data, and `replace` was not said; something is bound to what it has now; or a source was
@@ -159,7 +160,7 @@ def bring_in(engine: Engine, request: ImportRequest, progress: Progress) -> Impo
     require_not_moving(engine.state, app.id)
     require_unbound(engine, app, stores)
     work = _Import(engine, request, app, progress)
-    if not is_going_on(engine, request):
+    if not is_going_on(engine, request) or is_exchanging(engine, request):
         work.begin()
     before, other = work.run(taken)
     reopen_restored(engine.state, app.id)
@@ -206,7 +207,8 @@ def finish_import(engine: Engine, app_id: str, note: Mapping[str, Any], progress
             raise Refused(
                 f"what was imported into {store} is lost, and other stores of app {app_id} have theirs already",
                 where=app.where,
-                hint=f"run the same import again, with --replace: multidb import {app_id} --from-{store} ...",
+                hint="run the same import again, with --replace --no-safety-set: multidb import "
+                f"{app_id} --from-{store} ...",
             )
     _clear(engine, app, contexts)
     reopen_restored(engine.state, app_id)
@@ -294,7 +296,7 @@ class _Import:
     def _close(self) -> None:
         if self._app.id not in closures(self._engine.state):
             self._note(closing=True)
-            close_for_exchange(self._engine, self._app, "an import")
+            close_for_exchange(self._engine, self._app, list(self._contexts), "an import")
 
     def _open(self) -> None:
         if self._noted.get("closing"):

@@ -343,9 +343,10 @@ class _Restore:
             raise
 
     def _close(self) -> None:
-        if self._app.id not in closures(self._engine.state):
+        """Files need no login to be written: for them alone, none is turned off."""
+        if self.stores and self._app.id not in closures(self._engine.state):
             self._note(_LOADING, closing=True)
-            close_for_exchange(self._engine, self._app, "a restore")
+            close_for_exchange(self._engine, self._app, self.stores, "a restore")
 
     def require_unbound(self) -> None:
         require_unbound_at(self._engine, self._app, self._contexts_of)

@@ -194,7 +194,7 @@ def _failures(done: BackupRun) -> Iterator[str]:
     """One line for each thing that went wrong."""
     for result in done.made:
         for name, error in result.errors.items():
-            yield f"{result.app}: {name}: {error}{f' ({error.hint})' if error.hint else ''}"
+            yield f"{result.app}: {name}: {_with_hint(error)}"
         if result.errors and result.made is not None:
             targets = " ".join(f"--to {name}" for name in result.errors)
             yield f"{result.app}: to bring the set there: multidb backups copy {result.app}/{result.made.id} {targets}"
@@ -206,13 +206,17 @@ def _failures(done: BackupRun) -> Iterator[str]:
             for store, why in tried.verification.unverified.items():
                 yield f"{tried.copy.owner}: {store}: not verified: {why}"
     for app_id, error in done.errors.items():
-        yield f"{app_id}: {error}"
+        yield f"{app_id}: {_with_hint(error)}"
+
+
+def _with_hint(error: MultidbError) -> str:
+    return f"{error} ({error.hint})" if error.hint else str(error)
 
 
 def _not_archived(rounds: Sequence[Round]) -> Iterator[str]:
     for archived in rounds:
         if (error := archived.error) is not None:
-            yield f"{archived.server}: not archived: {error}{f' ({error.hint})' if error.hint else ''}"
+            yield f"{archived.server}: not archived: {_with_hint(error)}"
 
 
 def _watch(run: Run, identity: Path | None, *, notify: bool) -> int:

@@ -140,10 +140,11 @@ class DataRequest:
             own = [app] if is_going_on(engine, request) and not finishing else []
             finish_interrupted(engine, None, output, going_on=own)
             if finishing:
-                if is_exchanging(engine, request):
+                if not is_exchanging(engine, request):
+                    output.document(True, import_document({**nothing_imported(app), "imported": True}))
+                    return 0
+                if not request.replace:
                     return Refused.exit_code  # why was said
-                output.document(True, import_document({**nothing_imported(app), "imported": True}))
-                return 0
             stack.enter_context(engine.state.lock_apps([app], f"multidb import into {app}"))
             seen = seen or self.surveyed(engine, request, progress)
             if obstacles_of(seen):

@@ -293,7 +293,7 @@ def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Re
             close(engine.state, closing)
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({into})))
-        record.applied(ready(engine, into))
+        record.applied(ready(engine, into, chosen.stores if known else None))
         source = SetSource(repository(engine.fleet, targets), copy, chosen.keys)
         bringing = (
             partial(restore_tables, engine, source, _holding_tables(chosen, copy.backup_set), chosen.tables)
@@ -466,14 +466,17 @@ def mentions_of_copy(
     return named
 
 
-def ready(engine: Engine, app: str) -> Report:
+def ready(engine: Engine, app: str, parts: Sequence[str] | None = None) -> Report:
     """The app's place has to be there before something is brought into it. Gives what had to be done for that.
+
+    Args:
+        parts: only of these stores, since the servers of others may be gone; None: of all.
 
     Raises:
         MultidbError: it could not be made.
     """
     engine.fleet.start(app)
-    report = engine.apply(Scope(apps=frozenset({app})))
+    report = engine.apply(Scope(frozenset({app}), None if parts is None else frozenset(parts)))
     error = report.error()
     if error is not None:
         raise error

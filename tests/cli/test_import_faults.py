@@ -19,7 +19,7 @@ from tests.support.command import REPOSITORY, Folder, Ran
 from tests.support.importing import PASSWORD, databases, emptied, importing_project, there
 from tests.support.postgres_admin import as_admin
 from tests.support.postgres_servers import Cluster, cluster
-from tests.support.stopped import go_on, stopped_at
+from tests.support.stopped import go_on, kill, stopped_at
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -170,6 +170,31 @@ def test_an_exchange_that_a_server_fails_leaves_the_app_closed_and_names_what_go
     folder.ok("backup", "shop")
     assert versions(folder) == [(1, 10)]
     assert ProjectState(folder.path).read("backup-work").get("importing", {}) == {}
+    folder.ok("plan", "--check")
+
+
+def test_an_import_whose_copy_is_lost_in_the_exchange_is_made_again_by_the_command_that_is_named(
+    folder: Folder, source: Cluster
+) -> None:
+    assert run(folder, "--from-postgres", filled(source, 10), "--yes").code == 0
+    old = filled(source, 10, 1)
+    wanted = ("import", "shop", "--from-postgres", old, "--yes", "--replace", "--no-safety-set")
+    process = stopped_at(folder, "multidb.provisioners.postgres.backup.place_databases:replace", *wanted)
+    assert process is not None
+    kill(process)
+    (copied,) = (name for name in databases(folder) if name.startswith("shop__"))
+    with as_admin(folder) as admin:
+        admin.execute(f'DROP DATABASE "{copied}" WITH (FORCE)')
+    with ProjectState(folder.path).change("backup-work") as section:
+        section["importing"]["shop"]["passing"] = ["postgres"]  # as of a server with room for one place
+    refused = folder.run("backup", "shop")
+    assert refused.code != 0
+    assert "multidb import shop --from-postgres" in " ".join(refused.err.split())
+    assert run(folder, "--from-postgres", old, "--yes").code == 3
+    with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
+        psycopg.connect(folder.variables("shop")["DATABASE_URL"])
+    assert run(folder, "--from-postgres", old, "--yes", "--replace", "--no-safety-set").code == 0
+    assert versions(folder) == [(1, 10)]
     folder.ok("plan", "--check")
 
 

@@ -3,6 +3,7 @@ another command finishes them, so that nothing written is lost."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import psycopg
@@ -106,6 +107,20 @@ def test_nobody_writes_to_an_app_whose_places_are_half_exchanged(folder: Folder,
     folder.ok("backup")  # of all of them, as by a timer
     assert contents(folder) == (OLD, OLD, OLD)
     assert Journal(ProjectState(folder.path)).open(RESTORING) == {}
+    folder.ok("plan", "--check")
+
+
+def test_an_app_whose_set_is_gone_in_the_exchange_takes_another(folder: Folder, set_id: str) -> None:
+    write(folder, "before")
+    (other,) = folder.ok("backup", "ann", "--json").json()["sets"]
+    _killed(folder, "multidb.backup.restoring:_Restore._note_exchanged", other["set"])
+    for gone in (folder.path / "sets").glob(f"**/{other['set']}"):
+        shutil.rmtree(gone)
+    assert _unfinished(folder, "ann", "multidb restore SET --replace --no-safety-set")
+    refused = folder.run("backup", "ann")
+    assert refused.code != 0
+    folder.ok("restore", set_id, "--replace", "--no-safety-set")
+    assert contents(folder) == (OLD, OLD, OLD)
     folder.ok("plan", "--check")
 
 

@@ -31,8 +31,8 @@ from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.closure import Closure, close
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, Conflict, Locked, Refused, ServerDown, TargetError, UsageError, WrongKey
-from multidb.fleet import Scope
-from multidb.model import App, Place, PlaceKind, StoreContext
+from multidb.fleet import Fleet, Scope
+from multidb.model import App, Place, PlaceKind, Server, StoreContext
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, Archive, rows_of, write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
 from tests.unit.backup.sets_of_shop import folder_of, made, make, quiet, tried
@@ -455,6 +455,27 @@ def test_nobody_logs_in_to_an_app_that_a_server_left_half_restored(engine: Engin
     assert logins() == {"on"}
     assert rows_of(data, "drawer", "ann").count(b"\n") == 50
     assert engine.plan().warnings == ()
+
+
+def test_a_store_is_restored_while_the_server_of_another_is_gone(
+    engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, suspend, closed = made(engine), Fleet.suspend, []
+
+    def without_drawer(fleet: Fleet, app: App, server: Server) -> None:
+        if server.store == "drawer":
+            raise ServerDown("went away", where="drawer")
+        closed.append(server.store)
+        suspend(fleet, app, server)
+
+    monkeypatch.setattr(Fleet, "suspend", without_drawer)
+    write_rows(data, "cabinet", "ann", 7, salt="later")
+    source = SetSource(repository(engine.fleet), copy)
+    restore(engine, source, "ann", stores=["cabinet"], replace=True, safety=False, progress=quiet)
+    assert (rows_of(data, "cabinet", "ann").count(b"\n"), closed) == (50, ["cabinet"])
+    with pytest.raises(ServerDown):
+        restore(engine, source, "ann", replace=True, safety=False, progress=quiet)
+    assert {login(data, store, "ann") for store in ("cabinet", "drawer")} == {"on"}
 
 
 @pytest.mark.parametrize("at", [0, 1])

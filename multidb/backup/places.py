@@ -15,6 +15,7 @@ from typing import Final
 from multidb.backup.journal import FOLLOWING, Journal
 from multidb.backup.sets import StoredPart
 from multidb.backup.streams import StoreReader
+from multidb.closure import closures
 from multidb.errors import ArchiveError, NeedsServer, Refused, ServerError, TargetError
 from multidb.fleet import Fleet
 from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext, listed
@@ -203,6 +204,9 @@ def require_settled(state: ProjectState, app: str) -> None:
                 where=f"app {app}",
                 hint=f"correct the cause, then finish it: multidb backup {app}",
             )
+    closure = closures(state).get(app)
+    if closure is not None and closure.exchange:
+        raise Refused(closure.why, where=f"app {app}", hint=closure.way_on)
 
 
 def clear(

@@ -172,7 +172,7 @@ def _require_possible(request: _MoveRequest, planned: Move) -> None:
             where=f"app {app}",
             hint=f"mend it first, so that it is right in both places; or move it as it is: {request.command} --accept",
         )
-    if (closure := closures(request.state).get(app)) is not None:
+    if (closure := closures(request.state).get(app)) is not None and not closure.exchange:  # which is finished first
         raise Refused(closure.why, where=f"app {app}", hint=closure.way_on)
     require_not_rotating(request.state, app)
     require_not_following(request.state, app)

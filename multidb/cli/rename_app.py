@@ -179,7 +179,8 @@ def _drafted(request: _Request, project: Project) -> renaming.Renaming:
         )
     if new in project.apps:
         raise Refused(f"there is an app {new}", where=project.apps[new].where, hint="choose another name")
-    if (closure := closures(request.state).get(old)) is not None and closure.rename is None:
+    closure = closures(request.state).get(old)
+    if closure is not None and closure.rename is None and not closure.exchange:  # an exchange is finished first
         raise Refused(closure.why, where=f"app {old}", hint=closure.way_on)
     return renaming.draft(project, old, new, lambda texts: load_project(run.file, run.overlay, texts))
 

@@ -21,7 +21,7 @@ __all__ = ["close_for_exchange", "finishing", "open_unchanged"]
 
 def close_for_exchange(engine: Engine, app: App, stores: Sequence[str], work: str) -> None:
     """No login of the app to these stores is on from here on, whoever applies meanwhile, until `reopen_restored`.
-    Nothing where it is closed already.
+    The caller has seen that it is not closed yet, and has noted that it is going to be.
 
     Args:
         stores: whose places are exchanged; the servers of others need not be there.
@@ -30,8 +30,6 @@ def close_for_exchange(engine: Engine, app: App, stores: Sequence[str], work: st
     Raises:
         MultidbError: a login could not be turned off. The app is open again, where its servers can be reached.
     """
-    if app.id in closures(engine.state):
-        return
     close(engine.state, Closure(app.id, app.id, False, exchange=work))
     try:
         turn_off(engine, app, stores)

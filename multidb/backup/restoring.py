@@ -298,6 +298,7 @@ class _Restore:
         self._contexts_of = contexts_of(engine, app, stores, source.copy.where)
         self.stores = list(stores)
         self._free = free
+        self._closing = False  # by this restore, and not by an earlier one that has left the app half exchanged
         self.notes: list[str] = []
 
     def run(self) -> None:
@@ -334,9 +335,10 @@ class _Restore:
             if not self._free and not self._journal.open(RESTORING)[self._app.id]["exchanged"]:
                 for place in filter(None, prepared.values()):
                     place.kept = False
-                self._note(_LOADING, closing=True)
-                with suppress(MultidbError):  # what was refused is what is told; the next run tries again
-                    open_unchanged(self._engine, self._app.id)
+                self._note(_LOADING, closing=self._closing)
+                if self._closing:
+                    with suppress(MultidbError):  # what was refused is what is told; the next run tries again
+                        open_unchanged(self._engine, self._app.id)
             raise
         except ServerError as error:
             error.hint = finishing(error.hint, self._app.id, "the restore")
@@ -345,6 +347,7 @@ class _Restore:
     def _close(self) -> None:
         """Files need no login to be written: for them alone, none is turned off."""
         if self.stores and self._app.id not in closures(self._engine.state):
+            self._closing = True
             self._note(_LOADING, closing=True)
             close_for_exchange(self._engine, self._app, self.stores, "a restore")
 

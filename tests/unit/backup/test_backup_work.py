@@ -457,6 +457,23 @@ def test_nobody_logs_in_to_an_app_that_a_server_left_half_restored(engine: Engin
     assert engine.plan().warnings == ()
 
 
+def test_an_app_left_half_restored_stays_closed_where_another_restore_is_refused(engine: Engine, data: Path) -> None:
+    source = SetSource(repository(engine.fleet), made(engine))
+    FAULTS["replace ann drawer"] = ServerDown("went away", where="drawer")
+    with pytest.raises(ServerDown):
+        restore(engine, source, "ann", replace=True, safety=False, progress=quiet)
+    FAULTS.clear()
+    FAULTS["replace ann"] = ArchiveError("is too large to be exchanged")
+    with pytest.raises(ArchiveError, match="too large"):
+        restore(engine, source, "ann", replace=True, safety=False, progress=quiet)
+    FAULTS.clear()
+    assert recover(engine, None, quiet)[1] == {}
+    assert engine.apply().error() is None
+    assert {login(data, store, "ann") for store in ("cabinet", "drawer")} == {"off"}
+    restore(engine, source, "ann", replace=True, safety=False, progress=quiet)
+    assert {login(data, store, "ann") for store in ("cabinet", "drawer")} == {"on"}
+
+
 def test_a_store_is_restored_while_the_server_of_another_is_gone(
     engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -746,6 +746,31 @@ def test_a_table_alone_stays_in_its_publications(site: Site) -> None:
 # --- size ---
 
 
+@pytest.mark.parametrize(
+    "question", ["_COUNTS", "_PLANNED", "CALLS", "INVALID", "HIDDEN", "UNREADABLE", "EMPTY", "POLICIES", "SCHEMAS"]
+)
+def test_what_is_asked_of_a_database_grows_with_it_and_no_faster(served: Cluster, question: str) -> None:
+    site = Site(served)
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        for number in range(200):  # the server has no statistics of them yet, as in a database that was just loaded
+            tables = " ".join(f"CREATE TABLE t{table} (n int PRIMARY KEY)" for table in range(3))
+            session.execute(f"CREATE SCHEMA s{number} {tables}".encode())
+    text = getattr(contents, question).replace("$1", f"'{app.id}_owner'")
+    ((relations,),) = served.sql("SELECT count(*) FROM pg_class", database=app.id)
+    ((explained,),) = served.sql(*contents.READING, f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", database=app.id)
+    assert max(_looked_at(explained[0]["Plan"])) < 4 * relations
+
+
+def _looked_at(node: dict[str, Any]) -> Iterator[float]:
+    """How many rows each node of a plan, and what is under it, has looked at."""
+    yield (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+    yield node.get("Rows Removed by Join Filter", 0) * node["Actual Loops"]
+    for part in node.get("Plans", ()):
+        yield from _looked_at(part)
+
+
 @pytest.mark.rare
 def test_a_large_object_of_more_than_a_value_can_have_is_backed_up(served: Cluster) -> None:
     site = Site(served)

@@ -162,6 +162,7 @@ def test_inside_the_socket_is_the_address() -> None:
     assert inside.startswith("user=postgres dbname=lernmi options='-c search_path=pg_catalog,pg_temp -c role=none ")
     assert "idle_session_timeout" not in inside
     assert "-c idle_session_timeout=0" in programs.address(Program("pg_dump", "17.4", 17), server, "lernmi", 180000)
+    assert "-c synchronous_commit=off" in inside  # thousands of commits, each of which would wait for a disk
     assert programs.needs_tls(endpoint)
     assert programs.needs_tls(replace(endpoint, tls=False, params={"sslmode": "verify-full"}))
     assert not programs.needs_tls(replace(endpoint, tls=False, params={"sslmode": "prefer"}))

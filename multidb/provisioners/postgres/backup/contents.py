@@ -163,9 +163,11 @@ _INDEXED = "(SELECT indrelid FROM pg_index WHERE indexrelid = c.oid)"
 _BROUGHT = f"""CASE c.relkind WHEN 'c' THEN {_brought("pg_type", "c.reltype")}
   WHEN 'i' THEN {_brought("pg_class", _INDEXED)} WHEN 'I' THEN {_brought("pg_class", _INDEXED)}
   ELSE {_brought("pg_class", "c.oid")} END"""
+# No join: a server that expects one such schema would go through all relations for each.
+_IN_OURS = f"c.relnamespace NOT IN (SELECT n.oid FROM pg_namespace n WHERE {_NOT_OURS})"  # noqa: S608
 _RELATION = f"""
-SELECT c.oid, c.relkind, c.relname, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND NOT ({_NOT_OURS}) AND NOT {_BROUGHT}"""  # noqa: S608
+SELECT c.oid, c.relkind, c.relname, c.relnamespace::regnamespace::text AS schema FROM pg_class c
+WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND {_IN_OURS} AND NOT {_BROUGHT}"""  # noqa: S608
 
 # Those that pg_dump writes: not what a CREATE INDEX CONCURRENTLY has left that did not come to its end.
 _DUMPED = "(i.indisvalid OR r.relkind = 'p') AND i.indisready"
@@ -184,11 +186,11 @@ _COUNTS = f"""
 WITH relation AS MATERIALIZED ({_RELATION})
 SELECT json_build_object(
   'tables', (SELECT coalesce(json_agg(json_build_array(
-                 format('%I.%I', nspname, relname), oid::text,
+                 format('%s.%I', schema, relname), oid::text,
                  (SELECT coalesce(json_agg(quote_ident(attname) ORDER BY attnum), '[]'::json) FROM pg_attribute
                   WHERE attrelid = coalesce(whole, relation.oid) AND attnum > 0 AND NOT attisdropped), NULL,
-                 (SELECT format('%I.%I', w.nspname, w.relname) FROM relation w WHERE w.oid = whole)
-               ) ORDER BY nspname, relname), '[]'::json)
+                 (SELECT format('%s.%I', w.relnamespace::regnamespace, w.relname) FROM pg_class w WHERE w.oid = whole)
+               ) ORDER BY schema, relname), '[]'::json)
              FROM relation, LATERAL (SELECT {WHOLE.format("relation.oid")}) parted (whole)
              WHERE relkind = 'r'),
   'counts', json_build_object(
@@ -255,7 +257,7 @@ FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.oid >=
 # Indexes that are in no dump.
 INVALID = f"""
 WITH relation AS MATERIALIZED ({_RELATION})
-SELECT coalesce(json_agg(format('%I.%I', r.nspname, c.relname) ORDER BY r.nspname, c.relname), '[]'::json)
+SELECT coalesce(json_agg(format('%s.%I', r.schema, c.relname) ORDER BY r.schema, c.relname), '[]'::json)
 FROM pg_index i JOIN relation r ON r.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid
 WHERE NOT ({_DUMPED})"""  # noqa: S608
 
@@ -299,16 +301,18 @@ SELECT NOT EXISTS ({_RELATION})
 UNREADABLE = f"""
 WITH other AS (
   SELECT CASE WHEN c.relkind = 'S' AND t.oid IS NULL THEN 'sequence' ELSE 'table' END AS kind,
-         coalesce(t.oid::regclass::text, format('%I.%I', n.nspname, c.relname)) AS name, c.relowner AS owner,
+         coalesce(t.oid::regclass::text, format('%s.%I', c.relnamespace::regnamespace, c.relname)) AS name,
+         c.relowner AS owner,
          (SELECT e.extname FROM pg_extension e WHERE c.oid = ANY (e.extconfig)) AS extension,
-         CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN quote_ident(n.nspname) END AS schema
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         CASE WHEN NOT has_schema_privilege(c.relnamespace, 'USAGE')
+              THEN c.relnamespace::regnamespace::text END AS schema
+  FROM pg_class c
   LEFT JOIN LATERAL (SELECT d.refobjid AS oid FROM pg_depend d WHERE c.relkind = 'S' AND d.deptype IN ('a', 'i')
       AND (d.classid, d.objid, d.refclassid) = ('pg_class'::regclass, c.oid, 'pg_class'::regclass)
       AND NOT EXISTS (SELECT FROM pg_extension WHERE c.oid = ANY (extconfig))) t ON true
-  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND NOT ({_NOT_OURS})
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND {_IN_OURS}
     AND (NOT {_brought("pg_class", "c.oid")} OR EXISTS (SELECT FROM pg_extension WHERE c.oid = ANY (extconfig)))
-    AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
+    AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(c.relnamespace, 'USAGE'))
   UNION ALL
   SELECT 'large object', l.oid::text, l.lomowner, NULL, NULL FROM {_LARGE_OBJECTS} l
   WHERE NOT pg_has_role(l.lomowner, 'USAGE') AND NOT EXISTS (
@@ -321,7 +325,7 @@ FROM (SELECT DISTINCT * FROM other) other"""  # noqa: S608
 # Tables of which row security would hide rows from this login.
 HIDDEN = f"""
 WITH relation AS MATERIALIZED ({_RELATION})
-SELECT coalesce(json_agg(format('%I.%I', nspname, relname) ORDER BY nspname, relname), '[]'::json)
+SELECT coalesce(json_agg(format('%s.%I', schema, relname) ORDER BY schema, relname), '[]'::json)
 FROM relation WHERE relkind = 'r' AND row_security_active(oid)"""  # noqa: S608
 
 

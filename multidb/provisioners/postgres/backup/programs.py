@@ -247,6 +247,9 @@ def address(
         chosen["TimeZone"] = surroundings.zone
     else:
         del chosen["TimeZone"]
+    # A load commits thousands of times, and counts once a later statement of another session has given it its place or
+    # its mark: that one waits for the log to be written, with all that is before it.
+    chosen["synchronous_commit"] = "off"
     if surroundings.path:
         chosen["search_path"] = ", ".join(map(identifier, surroundings.path))
     options = session_settings.options(chosen)

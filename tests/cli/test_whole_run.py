@@ -235,12 +235,13 @@ def test_every_app_is_listed_wherever_it_stands(applied: Folder) -> None:
 
 def test_an_app_on_every_kind_of_store_is_cloned_and_comes_back(applied: Folder) -> None:
     """Qdrant's local mode among them: a folder that is open already takes no second opening, not even of ours."""
+    applied.ok("connect", "ann", stdin="CREATE TABLE letters AS SELECT 'kept' AS text")
     applied.ok("clone", "ann", "ann_pr")
-    applied.ok("connect", "ann_pr", "--store", "postgres", stdin="SELECT 1 FROM notes")
+    assert "kept" in applied.ok("connect", "ann_pr", "--store", "postgres", stdin="SELECT text FROM letters").out
     applied.ok("backup", "ann", "--to", "sets/")
-    applied.ok("connect", "ann", stdin="DELETE FROM notes")
+    applied.ok("connect", "ann", stdin="DELETE FROM letters")
     applied.ok("restore", "ann", "--from", "sets/", "--replace")
-    assert applied.ok("connect", "ann", stdin="SELECT text FROM notes").out.split()[-1] == "hello"
+    assert applied.ok("connect", "ann", stdin="SELECT text FROM letters").out.split()[-1] == "kept"
     applied.ok("remove-app", "ann_pr", "--no-backup", "--yes")
     applied.ok("purge", "ann_pr", "--yes-destroy", "ann_pr")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from multidb.backup.app_files.part import locations_of, occupied_names
 from multidb.backup.creation import make_sets, repository, turn_off
+from multidb.backup.exchanging import naming_the_way_on
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.live_data import occupied, require_unbound, safety_set
@@ -122,14 +123,16 @@ def copy_into(
     """
     app = engine.project.apps[other]
     before = _ready_to_go(engine, app, source, mask, replace=replace, safety=safety, progress=progress)
-    notes = carry(engine, source, app, progress)
+    with naming_the_way_on(engine, app.id):
+        notes = carry(engine, source, app, progress)
     if mask:
         progress(app.id, "masking")
         _mask(engine, app, mask)
-    reopen(engine.state, app.id)
-    report = engine.apply(Scope(apps=frozenset({app.id})))
-    if (error := report.error()) is not None:
-        raise error
+    with naming_the_way_on(engine, app.id):
+        reopen(engine.state, app.id)
+        report = engine.apply(Scope(apps=frozenset({app.id})))
+        if (error := report.error()) is not None:
+            raise error
     return Cloned(report, before, notes)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,12 +188,13 @@ def _bring_to_an_end(
     journal.begin(FOLLOWING, app.id, {**note, "phase": FollowingPhase.STOPPED})
     try:
         _stop_and_drain(opened, str(note["mark"]), request, app, progress)
+        journal.begin(FOLLOWING, app.id, {**note, "phase": FollowingPhase.EXCHANGING})
     except (MultidbError, KeyboardInterrupt):
         for _, source, *_ in opened:
             _allowed(source)
-        journal.begin(FOLLOWING, app.id, {**note, "phase": FollowingPhase.FOLLOWING})
+        with suppress(MultidbError):  # what went wrong first is what is told; a note of stopped writers is no obstacle
+            journal.begin(FOLLOWING, app.id, {**note, "phase": FollowingPhase.FOLLOWING})
         raise
-    journal.begin(FOLLOWING, app.id, {**note, "phase": FollowingPhase.EXCHANGING})
 
 
 def _bring_up_again(

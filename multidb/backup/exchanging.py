@@ -6,8 +6,8 @@ writing, and whatever finishes the exchange would replace what it wrote.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from multidb.backup.creation import turn_off
 from multidb.closure import Closure, close, closures, reopen
@@ -16,7 +16,7 @@ from multidb.errors import MultidbError
 from multidb.fleet import Scope
 from multidb.model import App
 
-__all__ = ["close_for_exchange", "finishing", "open_unchanged"]
+__all__ = ["close_for_exchange", "naming_the_way_on", "open_unchanged"]
 
 
 def close_for_exchange(engine: Engine, app: App, stores: Sequence[str], work: str) -> None:
@@ -53,7 +53,23 @@ def open_unchanged(engine: Engine, app: str) -> None:
         raise error
 
 
-def finishing(hint: str | None, app: str, work: str) -> str:
-    """The hint of an error of a server that failed in the middle of an exchange, with the command that goes on."""
-    way = f"finish {work}, until when its logins are off: multidb backup {app}"
-    return f"{hint}; then {way}" if hint else way
+@contextmanager
+def naming_the_way_on(engine: Engine, app: str) -> Iterator[None]:
+    """An error in the block that leaves the app closed says so, with the command that goes on."""
+    try:
+        yield
+    except MultidbError as error:
+        with suppress(MultidbError):  # a state that cannot be read; what went wrong first is what is told
+            closure = closures(engine.state).get(app)
+            if closure is not None and (way := _way_on(closure)):
+                error.hint = f"{error.hint}; then {way}" if error.hint else way
+        raise
+
+
+def _way_on(closure: Closure) -> str:
+    if closure.rename is not None or closure.move is not None:  # their commands name it, wherever they fail
+        return ""
+    if closure.exchange:
+        work = closure.exchange.partition(" ")[2]
+        return f"finish the {work}, until when its logins are off: multidb backup {closure.app}"
+    return f"{closure.way_on}; its logins are off until then"

@@ -108,11 +108,15 @@ def begin_following(engine: Engine, request: ImportRequest, typed: Mapping[str, 
                 with temporary_files():
                     archive.follow(place, source, mark, progress)
                     caught_up[store] = catch_up_place(archive, place, source, mark, progress)
-    except (MultidbError, KeyboardInterrupt):
+        journal.begin(FOLLOWING, app.id, {**note, "caught_up": caught_up, "phase": FollowingPhase.FOLLOWING})
+    except (MultidbError, KeyboardInterrupt) as error:
         if not _given_up(engine, request, mark, progress):
-            journal.end(FOLLOWING, app.id)
+            try:
+                journal.end(FOLLOWING, app.id)
+            except MultidbError:  # a disk that is full; what went wrong first is what is told
+                if isinstance(error, MultidbError):
+                    error.hint = f"{error.hint or 'correct that'}; before that: multidb import {app.id} --abort"
         raise
-    journal.begin(FOLLOWING, app.id, {**note, "caught_up": caught_up, "phase": FollowingPhase.FOLLOWING})
 
 
 def lags(engine: Engine, request: ImportRequest, progress: Progress) -> dict[str, Lag]:

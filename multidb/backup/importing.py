@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from multidb.backup.exchanging import close_for_exchange, finishing, open_unchanged
+from multidb.backup.exchanging import close_for_exchange, naming_the_way_on, open_unchanged
 from multidb.backup.journal import IMPORTING, Journal
 from multidb.backup.live_data import contexts_of, occupied, require_unbound, safety_set
 from multidb.backup.places import (
@@ -31,7 +31,7 @@ from multidb.backup.places import (
 from multidb.backup.sets import BackupSet
 from multidb.closure import closures, reopen_restored
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, MultidbError, NeedsServer, Refused, ServerError, UsageError
+from multidb.errors import ArchiveError, MultidbError, NeedsServer, Refused, UsageError
 from multidb.fleet import Scope
 from multidb.model import (
     App,
@@ -162,9 +162,10 @@ def bring_in(engine: Engine, request: ImportRequest, progress: Progress) -> Impo
     work = _Import(engine, request, app, progress)
     if not is_going_on(engine, request) or is_exchanging(engine, request):
         work.begin()
-    before, other = work.run(taken)
-    reopen_restored(engine.state, app.id)
-    report = engine.apply(Scope(apps=frozenset({app.id})))
+    with naming_the_way_on(engine, app.id):
+        before, other = work.run(taken)
+        reopen_restored(engine.state, app.id)
+        report = engine.apply(Scope(apps=frozenset({app.id})))
     if report.error() is None:
         Journal(engine.state).end(IMPORTING, app.id)
     return Imported(app.id, tuple(stores), before, other, report)
@@ -277,19 +278,15 @@ class _Import:
                 passing = [store for store, copy in copies.items() if not copy.prepared.lasting]
                 self._close()
                 self._note(phase=_EXCHANGING, measures=measures, passing=passing)
-                with self._named():
-                    for store in sorted(copies, key=lambda store: durability(copies[store].prepared)):
-                        self._progress(self._app.id, f"{store}: replacing")
-                        copies[store].prepared.replace_live()
-                        exchanged.append(store)
-                        self._note(exchanged=exchanged)
+                for store in sorted(copies, key=lambda store: durability(copies[store].prepared)):
+                    self._progress(self._app.id, f"{store}: replacing")
+                    copies[store].prepared.replace_live()
+                    exchanged.append(store)
+                    self._note(exchanged=exchanged)
         except (ArchiveError, Refused, UsageError):
-            if not exchanged and self.direct:
-                self._note(phase=_COPYING)  # what was copied into the live place is there
-                self._open()
-            elif not exchanged:  # nothing was changed, and nothing is left
-                self._open()
-                self._journal.end(IMPORTING, self._app.id)
+            if not exchanged and self._noted["phase"] == _COPYING and self._is_open() and not self.direct:
+                with suppress(MultidbError):  # what was refused is what is told; the next run clears the note away
+                    self._journal.end(IMPORTING, self._app.id)
             raise
         return before, other
 
@@ -298,28 +295,28 @@ class _Import:
             self._note(closing=True)
             close_for_exchange(self._engine, self._app, list(self._contexts), "an import")
 
-    def _open(self) -> None:
-        if self._noted.get("closing"):
-            with suppress(MultidbError):  # what was refused is what is told; any apply turns them on
-                open_unchanged(self._engine, self._app.id)
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """A server that fails in the block may have exchanged its place, and what goes on is named."""
+    def _is_open(self) -> bool:
+        """Whether what this run has closed is open again."""
+        if not self._noted.get("closing"):
+            return True
         try:
-            yield
-        except ServerError as error:
-            error.hint = finishing(error.hint, self._app.id, "the import")
-            raise
+            open_unchanged(self._engine, self._app.id)
+        except MultidbError:
+            return False
+        return True
 
     @contextmanager
     def _given_up(self, copies: Mapping[str, _Copy], exchanged: Collection[str]) -> Iterator[None]:
-        """What was copied does not stay where it can be of no use any more."""
+        """What was copied does not stay where it can be of no use any more: where nothing was exchanged, and the
+        journal knows that nothing is going to be."""
         try:
             yield
         except (ArchiveError, Refused, UsageError):
+            if not exchanged:
+                with suppress(MultidbError):  # a disk that is full; what went wrong first is what is told
+                    self._note(phase=_COPYING)
             for copy in copies.values():
-                copy.prepared.kept = copy.prepared.kept and bool(exchanged)
+                copy.prepared.kept = copy.prepared.kept and self._noted["phase"] != _COPYING
             raise
 
     def _copied(self, stack: ExitStack, store: str) -> _Copy:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from multidb.backup.app_files.locations import Location, StagedFiles
-from multidb.backup.app_files.part import exchange as exchange_files
 from multidb.backup.app_files.part import load as load_files
 from multidb.backup.app_files.part import locations_of, names_in, occupied_names, staged
 from multidb.backup.creation import targets_of
 from multidb.backup.encryption import Identities
-from multidb.backup.exchanging import close_for_exchange, finishing, open_unchanged
+from multidb.backup.exchanging import close_for_exchange, naming_the_way_on, open_unchanged
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.live_data import contexts_of, occupied, require_unbound_at, safety_set
 from multidb.backup.places import (
@@ -43,7 +42,7 @@ from multidb.backup.streams import StoreReader
 from multidb.closure import closures, reopen_restored
 from multidb.document import in_future
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, MultidbError, NeedsServer, Refused, ServerError, UsageError
+from multidb.errors import ArchiveError, MultidbError, NeedsServer, Refused, TargetError, UsageError
 from multidb.fleet import Scope
 from multidb.model import (
     App,
@@ -155,11 +154,14 @@ def restore(
     before = None
     if (taken or taken_files) and safety:
         before = safety_set(engine, app_id, taken, progress, files=bool(taken_files))
-    work.run()
     report = None
-    if not closed:
-        reopen_restored(engine.state, app_id)
-        report = engine.apply(Scope(apps=frozenset({app_id})))
+    if closed:
+        work.run()
+    else:
+        with naming_the_way_on(engine, app_id):
+            work.run()
+            reopen_restored(engine.state, app_id)
+            report = engine.apply(Scope(apps=frozenset({app_id})))
     if report is None or report.error() is None:
         Journal(engine.state).end(RESTORING, app_id)
     brought = [*work.stores, *([FILES] if locations else [])]
@@ -299,6 +301,7 @@ class _Restore:
         self.stores = list(stores)
         self._free = free
         self._closing = False  # by this restore, and not by an earlier one that has left the app half exchanged
+        self._changed = False  # whatever the journal says: a full disk lets nothing be written down
         self.notes: list[str] = []
 
     def run(self) -> None:
@@ -310,14 +313,14 @@ class _Restore:
                 prepared = {store: self._loaded(stack, store) for store in self.stores}
                 new_files = self._loaded_files(stack)
                 self.require_unbound()  # of all stores, before one of them has its new place
-                self._close()
                 exchanging = True
-                for place in prepared.values():
-                    if place is not None:
-                        place.kept = True
-                lasting = [store for store, place in prepared.items() if place is not None and place.lasting]
-                self._note(_EXCHANGING, lasting=lasting, exchanged=[])
                 with self._taken_back(prepared):
+                    self._close()
+                    for place in prepared.values():
+                        if place is not None:
+                            place.kept = True
+                    lasting = [store for store, place in prepared.items() if place is not None and place.lasting]
+                    self._note(_EXCHANGING, lasting=lasting, exchanged=[])
                     self._exchange(prepared)
                     self._exchange_files(new_files)
         except Refused:
@@ -327,22 +330,27 @@ class _Restore:
 
     @contextmanager
     def _taken_back(self, prepared: Mapping[str, PreparedPlace | None]) -> Iterator[None]:
-        """Where the first exchange in the block is refused, nothing was changed, and no later run tries it again. Where
-        a server fails, the next run finishes what may have been done."""
+        """Where the block fails before the first place was exchanged, nothing was changed, and no later run tries it
+        again. Where a server fails, the next run finishes what may have been done, as it does where nobody can write
+        down that there is nothing to finish."""
         try:
             yield
         except (ArchiveError, Refused, UsageError):
-            if not self._free and not self._journal.open(RESTORING)[self._app.id]["exchanged"]:
+            if not self._free and not self._changed and self._is_given_up():
                 for place in filter(None, prepared.values()):
                     place.kept = False
-                self._note(_LOADING, closing=self._closing)
                 if self._closing:
                     with suppress(MultidbError):  # what was refused is what is told; the next run tries again
                         open_unchanged(self._engine, self._app.id)
             raise
-        except ServerError as error:
-            error.hint = finishing(error.hint, self._app.id, "the restore")
-            raise
+
+    def _is_given_up(self) -> bool:
+        """Whether the journal knows that nothing is to be exchanged; before it does, nothing that was loaded may go."""
+        try:
+            self._note(_LOADING, closing=self._closing)
+        except MultidbError:
+            return False
+        return True
 
     def _close(self) -> None:
         """Files need no login to be written: for them alone, none is turned off."""
@@ -438,6 +446,7 @@ class _Restore:
                 beside.replace_live()
             else:
                 self._load_live(store)
+            self._changed = True
             self._note_exchanged(store)
 
     def _load_live(self, store: str) -> None:
@@ -448,7 +457,13 @@ class _Restore:
                 compare(self._backup_set.parts[store], archive, place)
 
     def _exchange_files(self, new: Mapping[str, StagedFiles]) -> None:
-        self.notes += exchange_files(self._locations, new)
+        try:
+            for name, location in self._locations.items():
+                self.notes += location.exchange(new[name])
+                self._changed = True
+        except TargetError:  # of storage, which may have some of the new, or a full disk
+            self._changed = True
+            raise
         self._note_exchanged(FILES)
 
     def _moved_in(self, store: str, *, lasting: bool) -> bool:

@@ -4,14 +4,10 @@ away, a disk that is full. The app comes in all the time, and the same command f
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -21,6 +17,7 @@ from multidb.alternation import RotationPhase, alternations
 from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
 from tests.support.credentials import let_in, variables
+from tests.support.small_disk import addresses, admin_passwords, emptied, fill, small_project
 from tests.support.stopped import go_on, kill, stopped_at
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
@@ -148,16 +145,6 @@ def connected(folder: Folder) -> set[int]:
         return {int(client["id"]) for client in admin.client_list()}
 
 
-def addresses(folder: Folder) -> dict[str, str]:
-    servers = folder.ok("status", "--json").json()["servers"]
-    return {server["store"]: server["address"] for server in servers}
-
-
-def admin_passwords(folder: Folder) -> dict[str, str]:
-    document = json.loads((folder.path / ".multidb" / "secrets.json").read_text())["secrets"]
-    return {store: document[f"@{store}/{store}/admin"] for store in ("postgres", "redis")}
-
-
 def server(folder: Folder, store: str) -> int:
     """Its process."""
     servers = {one["store"]: one for one in folder.ok("status", "--json").json()["servers"]}
@@ -218,48 +205,24 @@ def test_a_server_that_is_down_costs_only_the_apps_that_are_on_it(folder: Folder
 
 @pytest.fixture
 def small(folder: Folder) -> Iterator[Folder]:
-    """The same project on a small disk of its own, its servers being elsewhere."""
-    at, admins = addresses(folder), admin_passwords(folder)
-    with tempfile.TemporaryDirectory(prefix="small-") as name:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", name], capture_output=True)
-        if mounted.returncode:
-            pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-        try:
-            found = Folder(Path(name), [])
-            (found.path / "postgres").write_text(admins["postgres"])
-            (found.path / "redis").write_text(admins["redis"])
-            found.manifest(
-                "version: 1\nproject: small\nruntime: external\nexternal:\n"
-                f"  postgres: {{url: 'postgresql://postgres@{at['postgres']}/postgres', "
-                "password: {file: postgres}}\n"
-                f"  redis: {{url: 'redis://multidb_admin@{at['redis']}', password: {{file: redis}}}}\n"
-                "apps:\n  ann_small: {stores: [postgres, redis]}\n"
-            )
-            found.ok("apply", "--yes")
-            yield found
-            (found.path / "full").unlink(missing_ok=True)
-            found.run("remove-app", "ann_small", "--no-backup", "--yes")
-            found.ok("purge", "ann_small", "--yes-destroy", "ann_small")
-        finally:
-            subprocess.run(["umount", name], check=True)
+    with small_project(folder, "512k", "apps:\n  ann_small: {stores: [postgres, redis]}\n") as made:
+        yield made
 
 
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.rare)])
 def test_a_full_disk_costs_the_app_nothing(small: Folder, stride: int) -> None:
     """With room for so many blocks, until a rotation has enough. Whatever could not be written, what the app reads
     opens, and what it had read before opens as well until the rotation was finished."""
-    full, codes = small.path / "full", []
+    codes = []
     for blocks in range(0, 60, stride):
         former = variables(small, "ann_small")
-        room = os.statvfs(small.path).f_bavail
-        with full.open("wb") as file:
-            file.write(b"\0" * os.statvfs(small.path).f_bsize * max(room - blocks, 0))
+        fill(small, blocks)
         done = small.run("rotate", "ann_small", "--prepare")
         codes.append(done.code)
         assert done.code == 0 or "space" in done.err, done.err
         now = variables(small, "ann_small")
         assert (all(let_in(former)), all(let_in(now))) == (True, True), blocks
-        full.unlink()
+        emptied(small)
         small.ok("rotate", "ann_small", "--prepare")
         now = variables(small, "ann_small")
         assert now != former

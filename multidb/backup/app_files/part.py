@@ -24,7 +24,6 @@ from multidb.state import ProjectState
 
 __all__ = [
     "clear_scratch",
-    "exchange",
     "load",
     "locations_of",
     "names_in",
@@ -138,11 +137,6 @@ def load(stored: StoredPart, reader: StoreReader, new: Mapping[str, StagedFiles]
         actual = merged({name: files.measure() for name, files in new.items()})
     if other := list(differences(stored.part.measures, actual)):
         raise ArchiveError(f"its files are not what was backed up: {listed(other, between='; ')}", hint="take another")
-
-
-def exchange(locations: Mapping[str, Location], new: Mapping[str, StagedFiles]) -> list[str]:
-    """Puts new files in the place of those that are there. Says what of them is not there now."""
-    return [note for name, location in locations.items() for note in location.exchange(new[name])]
 
 
 @contextmanager

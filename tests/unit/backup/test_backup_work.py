@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multidb import files
 from multidb.backup import creation
 from multidb.backup.cloning import copy_into
 from multidb.backup.creation import make_sets, pausing, repository
@@ -455,6 +456,36 @@ def test_nobody_logs_in_to_an_app_that_a_server_left_half_restored(engine: Engin
     assert logins() == {"on"}
     assert rows_of(data, "drawer", "ann").count(b"\n") == 50
     assert engine.plan().warnings == ()
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+def test_a_full_disk_in_the_middle_of_an_exchange_opens_no_app_that_is_half_restored(
+    engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch, lasts: bool
+) -> None:
+    """Where what was exchanged cannot be written down, for a moment or until somebody makes room."""
+    copy = made(engine)
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "ann", 7, salt="later")
+    real, full = files.write_text, []
+
+    def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+        state = json.loads(text) if path.name == "state.json" else {}
+        exchanged = state.get("backup-work", {}).get("restoring", {}).get("ann", {}).get("exchanged")
+        if (lasts and full) or (exchanged and not full):
+            full.append(path)
+            raise UsageError("cannot be written: No space left on device", where=str(path), hint="free space")
+        real(path, text, mode=mode)
+
+    source = SetSource(repository(engine.fleet), copy)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write_text", write_text)
+        with pytest.raises(UsageError, match="No space") as failed:
+            restore(engine, source, "ann", replace=True, safety=False, progress=quiet)
+    assert failed.value.hint == "free space; then finish the restore, until when its logins are off: multidb backup ann"
+    assert "on" not in {login(data, store, "ann") for store in ("cabinet", "drawer")}
+    assert run_backups(engine, Scope(), scheduled=False, progress=quiet).ok
+    assert {login(data, store, "ann") for store in ("cabinet", "drawer")} == {"on"}
+    assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [50, 50]
 
 
 def test_an_app_left_half_restored_stays_closed_where_another_restore_is_refused(engine: Engine, data: Path) -> None:

@@ -1,0 +1,135 @@
+"""A disk that is really full under what multidb writes down, in the middle of an exchange: the app has all of one or
+all of the other, or is closed and said to be; with room again, what is named finishes it. On real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import redis
+
+from multidb.backup.journal import IMPORTING, RESTORING, Journal
+from multidb.state import ProjectState
+from tests.support.command import Folder, project_folder
+from tests.support.credentials import let_in
+from tests.support.postgres_admin import as_admin
+from tests.support.small_disk import emptied, fill, small_project
+from tests.support.stopped import go_on, stopped_at
+
+pytestmark = pytest.mark.server
+
+SERVERS = "version: 1\nproject: filling\nruntime: embedded\napps: {old: {stores: [postgres, redis]}}\n"
+APPS = "apps: {ann: {stores: [postgres, redis]}, bob: {stores: [redis]}}\nbackup: {to: [sets/], verify: never}\n"
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Folder]:
+    with project_folder("filling-", SERVERS) as made:
+        made.ok("up")
+        made.ok("apply", "--yes")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def folder(servers: Folder) -> Iterator[Folder]:
+    with small_project(servers, "2m", APPS) as made:
+        yield made
+
+
+def write(folder: Folder, app: str, what: str) -> None:
+    """The app writes it everywhere, in the place of what it had."""
+    variables = folder.variables(app)
+    with psycopg.connect(variables["DATABASE_URL"]) as connection:
+        connection.execute("DROP TABLE IF EXISTS notes")
+        connection.execute("CREATE TABLE notes AS SELECT %s::text AS note", [what])
+    with redis.Redis.from_url(variables["REDIS_URL"]) as client:
+        client.set("note", what)
+
+
+def contents(folder: Folder) -> tuple[str, str]:
+    variables = folder.variables("ann")
+    with (
+        psycopg.connect(variables["DATABASE_URL"]) as connection,
+        redis.Redis.from_url(variables["REDIS_URL"]) as client,
+    ):
+        ((note,),) = connection.execute("SELECT note FROM notes")
+        return note, client.get("note").decode()
+
+
+def said_in_one(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def set_id(folder: Folder) -> str:
+    write(folder, "ann", "of the set")
+    (made,) = folder.ok("backup", "ann", "--json").json()["sets"]
+    return str(made["set"])
+
+
+@pytest.mark.parametrize("again", [("backup", "ann"), ("restore", "SET", "--replace", "--no-safety-set")])
+@pytest.mark.parametrize("exchanged", [1, 2])
+def test_a_restore_that_cannot_write_down_what_it_has_exchanged(
+    folder: Folder, set_id: str, exchanged: int, again: tuple[str, ...]
+) -> None:
+    write(folder, "ann", "later")
+    step = f"multidb.backup.restoring:_Restore._note_exchanged#{exchanged}"
+    process = stopped_at(folder, step, "restore", set_id, "--replace", "--no-safety-set")
+    assert process is not None
+    fill(folder)
+    code, said = go_on(process)
+    assert (code, said.count("Error:"), "Traceback" in said) == (2, 1, False), said
+    assert "multidb backup ann" in said_in_one(said)
+    assert not any(let_in(folder.variables("ann")))
+    for looking in (("plan", "--check"), ("health", "ann")):
+        done = folder.run(*looking)
+        assert (done.code, "multidb backup ann" in said_in_one(done.out + done.err)) == (1, True), done
+    emptied(folder)
+    assert not any(let_in(folder.variables("ann")))
+    folder.ok(*(word.replace("SET", set_id) for word in again))
+    assert contents(folder) == ("of the set", "of the set")
+    assert Journal(ProjectState(folder.path)).open(RESTORING) == {}
+    folder.ok("plan", "--check")
+
+
+@pytest.mark.parametrize("again", [("backup", "ann"), ("import",)])
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_import_that_cannot_write_down_what_it_has_exchanged(
+    folder: Folder, servers: Folder, monkeypatch: pytest.MonkeyPatch, refused: bool, again: tuple[str, ...]
+) -> None:
+    """Where the exchange was refused, what had been copied was gone, and the next run called the import finished."""
+    write(folder, "ann", "later")
+    write(servers, "old", "of the source")
+    source = servers.variables("old")
+    own, keys = urlsplit(source["DATABASE_URL"]), urlsplit(source["REDIS_URL"])
+    for store, url in (("POSTGRES", own), ("REDIS", keys)):
+        monkeypatch.setenv(f"MULTIDB_IMPORT_{store}_PASSWORD", url.password or "")
+    places = [f"{url.scheme}://{url.username}@{url.hostname}:{url.port}{url.path}" for url in (own, keys)]
+    command = ("import", "ann", "--from-postgres", places[0], "--from-redis", places[1])
+    command += ("--replace", "--no-safety-set", "--yes")
+    step = (
+        "multidb.provisioners.postgres.backup.place_databases:replace"
+        if refused
+        else "multidb.backup.importing:_Import._note#4"
+    )
+    process = stopped_at(folder, step, *command)
+    assert process is not None
+    fill(folder)
+    with as_admin(servers, "ann") as admin:
+        if refused:
+            admin.execute("CREATE SUBSCRIPTION heard CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false)")
+        code, said = go_on(process)
+        if refused:
+            admin.execute("ALTER SUBSCRIPTION heard SET (slot_name = NONE)")
+            admin.execute("DROP SUBSCRIPTION heard")
+    assert (code, said.count("Error:")) == (3 if refused else 2, 1), said
+    assert "multidb backup ann" in said_in_one(said)
+    assert not any(let_in(folder.variables("ann")))
+    assert folder.run("plan", "--check").code == 1
+    emptied(folder)
+    folder.ok(*(command if again == ("import",) else again))
+    assert contents(folder) == ("of the source", "of the source")
+    assert Journal(ProjectState(folder.path)).open(IMPORTING) == {}
+    folder.ok("plan", "--check")

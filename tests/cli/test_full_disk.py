@@ -3,6 +3,7 @@ all of the other, or is closed and said to be; with room again, what is named fi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -15,12 +16,19 @@ from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
 from tests.support.credentials import let_in
 from tests.support.postgres_admin import as_admin
-from tests.support.small_disk import emptied, fill, small_project
+from tests.support.small_disk import emptied, fill, small_disk, small_project
 from tests.support.stopped import go_on, stopped_at
 
 pytestmark = pytest.mark.server
 
 SERVERS = "version: 1\nproject: filling\nruntime: embedded\napps: {old: {stores: [postgres, redis]}}\n"
+SERVER = """\
+version: 1
+project: full_server
+runtime: embedded
+apps: {ann: {stores: [postgres]}}
+backup: {to: [sets/], verify: never}
+"""
 APPS = "apps: {ann: {stores: [postgres, redis]}, bob: {stores: [redis]}}\nbackup: {to: [sets/], verify: never}\n"
 
 
@@ -133,3 +141,60 @@ def test_an_import_that_cannot_write_down_what_it_has_exchanged(
     assert contents(folder) == ("of the source", "of the source")
     assert Journal(ProjectState(folder.path)).open(IMPORTING) == {}
     folder.ok("plan", "--check")
+
+
+def test_a_servers_disk_that_is_full_says_nothing_of_a_set() -> None:
+    """A set that had been verified was marked as one that cannot be restored."""
+    with project_folder("full-server-", SERVER) as made, small_disk(made.path / ".multidb" / "servers" / "postgres"):
+        made.ok("up")
+        made.ok("apply", "--yes")
+        with psycopg.connect(made.variables("ann")["DATABASE_URL"]) as ann:
+            ann.execute(
+                "CREATE TABLE notes AS SELECT n, md5(random()::text) || md5(n::text) AS note "
+                "FROM generate_series(1, 60000) n"
+            )
+            ann.execute("CREATE MATERIALIZED VIEW seen AS SELECT * FROM notes")
+        made.ok("backup", "ann")
+        made.ok("backups", "verify", "ann")
+        full = made.path / ".multidb" / "servers" / "postgres" / "full"
+        for step in ("loading:load", "loading:fill"):
+            for command in (("backups", "verify", "ann"), ("restore", "ann", "--replace", "--no-safety-set")):
+                process = stopped_at(made, f"multidb.provisioners.postgres.backup.{step}", *command)
+                assert process is not None
+                room = os.statvfs(full.parent)
+                full.write_bytes(b"\0" * room.f_bsize * max(room.f_bavail - 500, 0))
+                code, said = go_on(process)
+                full.unlink()
+                assert code != 0, said
+                made.ok("up")
+                (kept,) = made.ok("backups", "list", "ann", "--json").json()["sets"]
+                assert (kept["verified"], kept["problem"]) == (True, None), said
+                with psycopg.connect(made.variables("ann")["DATABASE_URL"]) as ann:
+                    assert ann.execute("SELECT count(*) FROM seen").fetchone() == (60_000,)
+        made.ok("restore", "ann", "--replace", "--no-safety-set")
+        made.ok("plan", "--check")
+
+
+def test_a_redis_that_cannot_write_down_who_is_off_keeps_what_it_had_and_says_what_helps() -> None:
+    with project_folder("full-redis-", SERVER.replace("postgres", "redis")) as made:
+        servers = made.path / ".multidb" / "servers" / "redis"
+        with small_disk(servers, "4m"):
+            made.ok("up")
+            made.ok("apply", "--yes")
+            with redis.Redis.from_url(made.variables("ann")["REDIS_URL"]) as client:
+                client.set("note", "of the set")
+                made.ok("backup", "ann")
+                client.set("note", "later")
+            full = servers / "full"
+            room = os.statvfs(servers)
+            full.write_bytes(b"\0" * room.f_bsize * room.f_bavail)
+            command = ("restore", "ann", "--replace", "--no-safety-set")
+            refused = made.run(*command)
+            assert (refused.code, "free space on the server's disk" in said_in_one(refused.err)) == (4, True), refused
+            with redis.Redis.from_url(made.variables("ann")["REDIS_URL"]) as client:
+                assert client.get("note") == b"later"
+            full.unlink()
+            made.ok(*command)
+            with redis.Redis.from_url(made.variables("ann")["REDIS_URL"]) as client:
+                assert client.get("note") == b"of the set"
+            made.ok("plan", "--check")

@@ -267,6 +267,17 @@ def test_a_wall_that_is_open_is_a_breach(super_site: Site) -> None:
         super_site.apply([a, b])
 
 
+def test_a_database_that_is_not_there_is_nobodys(super_site: Site) -> None:
+    """As where it could not be made, because the disk was full."""
+    a, b = super_site.app(), super_site.app()
+    super_site.apply([a, b])
+    super_site.served.sql(f"DROP DATABASE {b.id}")
+    found = probes(super_site, a, b)
+    assert [probe for probe in found if probe.breach] == []
+    assert next(probe for probe in found if probe.name == "own the database").got is Outcome.BROKEN
+    super_site.apply([a, b])
+
+
 @pytest.mark.parametrize("right", ["SET ON PARAMETER log_statement", "ALTER SYSTEM ON PARAMETER work_mem"])
 def test_settings_of_the_server_are_a_wall(super_site: Site, right: str) -> None:
     if super_site.served.sql("SHOW server_version_num")[0][0] < "150000":

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from multidb.provisioners.postgres.driver.connection import Connection
+from multidb.provisioners.postgres.driver.refusals import DISK_FULL
 from multidb.provisioners.postgres.provision.quoting import identifier
 
 __all__ = ["analyze", "refill"]
@@ -38,7 +39,7 @@ def refill(connection: Connection) -> Mapping[str, str]:
     filled out of what another one had before: one that finds another empty is refused, and tried again after it.
 
     Raises:
-        ServerError: one could not be emptied; all are as they were.
+        ServerError: one could not be emptied, or the server's disk is full; all are as they were.
     """
     views: list[tuple[str, str]] = [(name, owner) for name, owner in json.loads(connection.ask(_FILLED))]
     if not views:
@@ -61,6 +62,8 @@ def _refusal(connection: Connection, name: str, owner: str) -> str:
         connection.execute("RELEASE filled")
         return ""
     connection.execute("ROLLBACK TO filled", "RELEASE filled")
+    if answer.refusal.sqlstate == DISK_FULL:  # which says nothing of the view
+        raise connection.error(answer.refusal)
     return connection.error(answer.refusal).message
 
 

@@ -207,6 +207,9 @@ def fill(step: Step, run: Callable[[Step], None]) -> Mapping[str, str]:
 
     Args:
         run: loads a step.
+
+    Raises:
+        ServerError: the server's disk is full, or it went away, which says nothing of a view.
     """
     if not step.lines:
         return {}
@@ -275,6 +278,7 @@ def load(target: Target, dump: BinaryIO | Path, step: Step, *, timer: ProgressTi
 
     Raises:
         ArchiveError: a statement failed.
+        ServerError: the server's disk is full, or it went away.
         ServerSlow: it made no progress.
     """
     run = partial(programs.running, target.program, password=target.password, where=str(target.server), timer=timer)

@@ -28,12 +28,13 @@ from typing import IO, BinaryIO, Final
 from psycopg.conninfo import make_conninfo
 
 from multidb.distribution import add_command
-from multidb.errors import ArchiveError, ServerSlow, WrongVersion
+from multidb.errors import ArchiveError, ServerDown, ServerError, ServerSlow, WrongVersion
 from multidb.model import Endpoint, Server
 from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.postgres.backup import violations
 from multidb.provisioners.postgres.backup.inside import Inside, located
 from multidb.provisioners.postgres.driver import session_settings
+from multidb.provisioners.postgres.driver.refusals import NO_SPACE
 from multidb.provisioners.postgres.driver.session_settings import OLDEST, Powers
 from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.secrets import Secret, redact
@@ -70,6 +71,8 @@ _FIRST_LINE = 5.0  # seconds
 USUAL_ZONE: Final = "UTC"
 _SERVERS_OWN: Final = "pg_catalog"
 _LACKING = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # what the machine has no more of
+_FULL = ("No space left on device", "Check free disk space")
+_GONE = ("server closed the connection unexpectedly", "the database system is ", "terminating connection")
 _APART = 17  # programs of this version and newer restore into no older server
 
 
@@ -371,6 +374,7 @@ def running(
 
     Raises:
         ArchiveError: it failed; says what it said. It took longer than its limit.
+        ServerError: it failed since the server's disk is full, or the server went away.
         ServerSlow: it made no progress.
     """
     command = [program.path, *arguments]
@@ -422,8 +426,17 @@ def running(
             if (broken := violations.violation(complaints.all())) is not None:
                 raise ArchiveError(redact(broken), where=where, hint=violations.HINT)
             complaint = redact(complaints.last(after_first_line=program.inside is not None))
-            name = Path(program.path).name
-            raise ArchiveError(f"{name} failed: {complaint or f'it ended with code {process.returncode}'}", where=where)
+            message = f"{Path(program.path).name} failed: {complaint or f'it ended with code {process.returncode}'}"
+            raise _of_the_server(complaints.all(), message, where) or ArchiveError(message, where=where)
+
+
+def _of_the_server(complaint: str, message: str, where: str) -> ServerError | None:
+    """What a program failed for, where that says nothing of what it loads or dumps; as a server says it in English."""
+    if any(sign in complaint for sign in _FULL):
+        return ServerError(message, where=where, hint=NO_SPACE)
+    if any(sign in complaint for sign in _GONE):
+        return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
+    return None
 
 
 def _fed(stdin: IO[bytes], files: Sequence[BinaryIO]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from psycopg.conninfo import make_conninfo
 
 from multidb.document import moment
-from multidb.errors import ArchiveError, NotAllowed, Refused, WrongVersion
+from multidb.errors import ArchiveError, NotAllowed, Refused, ServerDown, ServerError, ServerSlow, WrongVersion
 from multidb.model import ArchiveWriter, BaseBackup, LogState, Progress, Received, Server
 from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup import base_files, programs
@@ -218,7 +218,9 @@ class PostgresContinuous:
         try:
             with programs.running(program, arguments, self._password, self._where, timer=timer) as output:
                 output.read()
-        except ArchiveError as error:
+        except (ServerDown, ServerSlow):
+            raise
+        except (ArchiveError, ServerError) as error:  # what is full may be this machine's disk
             hint = error.hint
             if "No space left" in error.message or "no space" in error.message.lower():
                 hint = "free space there; the next run goes on"

@@ -11,8 +11,10 @@ from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerE
 from multidb.model import Server
 from multidb.secrets import redact
 
-__all__ = ["FULL", "Refusal", "connection_error", "refusal_error", "refusal_of"]
+__all__ = ["DISK_FULL", "FULL", "NO_SPACE", "Refusal", "connection_error", "refusal_error", "refusal_of"]
 
+DISK_FULL = "53100"
+NO_SPACE = "free space on the server's disk, then run the command again"
 FULL = "has no free connection"  # how the message begins when the server, or a login, has none left
 
 
@@ -57,6 +59,8 @@ def refusal_error(refusal: Refusal, server: Server, slow: str = "") -> ServerErr
         case "25006":
             hint = "where it is a standby, name the primary server in the manifest; else let it be written to"
             return NotAllowed(message, where=where, hint=hint)
+        case _ if refusal.sqlstate == DISK_FULL:
+            return ServerError(message, where=where, hint=NO_SPACE)
         case "57P01" | "57P02" | "57P03":
             return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
     return ServerError(message, where=where)
@@ -89,6 +93,7 @@ _CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], .
         FULL,
         "close some, or raise max_connections",
     ),
+    (("no space left on device",), ServerError, "cannot be connected to", NO_SPACE),
     (
         ("could not access file", "could not load library"),
         ServerError,

@@ -45,8 +45,8 @@ _OF_OTHERS = (
     Act("change the password", "ALTER ROLE {b_user} PASSWORD NULL"),
     Act("join its roles", "GRANT {b_rw} TO {login}", owning=True),
     Act("ALTER DATABASE", "ALTER DATABASE {b} SET work_mem = '4MB'", owning=True),
-    # what DROP and RENAME ask for, too
-    Act("own the database", "COMMENT ON DATABASE {b} IS NULL", owning=True),
+    # What DROP and RENAME ask for, too. So does COMMENT, which goes well where there is no such database.
+    Act("own the database", "ALTER DATABASE {b} CONNECTION LIMIT -1", owning=True),
     Act("let itself in", "GRANT CONNECT ON DATABASE {b} TO {login}", owning=True),
     _SIZE,
 )

@@ -60,6 +60,10 @@ ADMIN_NEEDS: Final = (
     "own"
 )
 
+_DISK: Final = (
+    "free space on the server's disk, or correct the permissions there (its log says which), then run the command again"
+)
+
 UNABLE: Final[Mapping[str, tuple[str, str]]] = {
     "MISCONF": (
         "the server could not save its data to disk and refuses writes",
@@ -184,7 +188,7 @@ def _translated(server: Server, error: RedisError) -> ServerError:
         return ServerError(unable[0], where=where, hint=unable[1])
     if isinstance(error, redis.ConnectionError):
         return _unreachable(server, error, text)
-    return ServerError(text, where=where, hint="multidb doctor")
+    return ServerError(text, where=where, hint=_DISK if "trying to save the ACLs" in text else "multidb doctor")
 
 
 def _unreachable(server: Server, error: redis.ConnectionError, text: str) -> ServerDown:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,13 @@ LONG = {
     "run-in-ci",
     "share-a-database",
     "use-a-second-machine",
-}  # what the tour or other tests do, at length
+}  # what the tour or other tests do, at length; each in a project of its own, which has what it shows and no more
 SECRETS = 'json.load(open(".multidb/secrets.json"))["secrets"]'
 ADMIN_PASSWORD = f"""python3 -c 'import json; print({SECRETS}["@postgres/postgres/admin"])'"""
 
 
-@pytest.fixture(scope="module")
-def project() -> Iterator[Path]:
+@contextmanager
+def after_the_tour() -> Iterator[Path]:
     """The folder of the project that the tour makes, its servers running."""
     with tempfile.TemporaryDirectory(prefix="guides-") as name:
         root = Path(name)
@@ -43,6 +44,12 @@ def project() -> Iterator[Path]:
         finally:
             for manifest in root.glob("*/multidb.yaml"):
                 subprocess.run([Path(sys.executable).parent / "multidb", "down"], cwd=manifest.parent, check=False)
+
+
+@pytest.fixture(scope="module")
+def project() -> Iterator[Path]:
+    with after_the_tour() as folder:
+        yield folder
 
 
 def external_postgres(project: Path) -> dict[str, str]:
@@ -96,9 +103,14 @@ def test_the_tour(project: Path) -> None:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, id=page.stem, marks=[pytest.mark.rare] if page.stem in LONG else []) for page in GUIDES],
-)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in GUIDES if page.stem not in LONG])
 def test_a_guide(page: Path, project: Path) -> None:
     run(page, project, external_postgres(project))
+
+
+@pytest.mark.server
+@pytest.mark.rare
+@pytest.mark.parametrize("name", sorted(LONG))
+def test_a_long_guide(name: str) -> None:
+    with after_the_tour() as folder:
+        run(DOCS / "how-to" / f"{name}.md", folder, external_postgres(folder))

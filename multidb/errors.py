@@ -45,6 +45,7 @@ __all__ = [
     "UsageError",
     "WrongKey",
     "WrongVersion",
+    "first_hint",
     "one_line",
 ]
 
@@ -86,6 +87,15 @@ class MultidbError(Exception):
         """What is wrong, where (unless that is said already) and what to do, on one line."""
         text = str(self) if where else self.message
         return f"{text}; {self.hint}" if self.hint else text
+
+
+def first_hint(errors: Iterable[MultidbError], otherwise: str) -> str:
+    """What to do about the first of several errors of which that is known, in an error that has them all.
+
+    Args:
+        otherwise: what is said where none of them says more than that.
+    """
+    return next((error.hint for error in errors if error.hint and not error.hint.startswith(otherwise)), otherwise)
 
 
 class UsageError(MultidbError):

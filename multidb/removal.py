@@ -32,6 +32,7 @@ from multidb.errors import (
     Refused,
     ServerError,
     UsageError,
+    first_hint,
 )
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Facts, Isolation, Progress, Project, Server
@@ -315,7 +316,7 @@ def _drop(fleet: Fleet, server: Server, app: App, progress: Progress) -> None:
 def _unfinished(failed: Mapping[str, MultidbError], command: str) -> PartlyApplied:
     return PartlyApplied(
         "; ".join(f"{server}: {error}" for server, error in failed.items()),
-        hint=f"correct the cause, then finish with: {command}",
+        hint=f"{first_hint(failed.values(), 'correct the cause')}; then finish with: {command}",
     )
 
 

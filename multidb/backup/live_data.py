@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from multidb.backup.creation import ServerContexts, make_sets
 from multidb.backup.sets import BackupSet, Reason
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, Refused
+from multidb.errors import ArchiveError, Refused, first_hint
 from multidb.fleet import Scope
 from multidb.model import App, BoundArchive, Progress, Server, StoreContext
 
@@ -81,6 +81,7 @@ def safety_set(
         raise ArchiveError(
             f"what it has now could not be backed up first: {why}",
             where=f"app {app_id}",
-            hint="nothing was changed; correct the cause, or go without: --no-safety-set",
+            hint=f"nothing was changed; {first_hint(made.errors.values(), 'correct the cause')}; or go without: "
+            "--no-safety-set",
         )
     return made.made

@@ -225,7 +225,9 @@ def verify_sets(
         if verified.ok:
             output.say(f"{verified.copy.where}: verified", style="green")
         elif verified.problem is not None:
-            output.say(f"{verified.copy.where}: could not be tried: {verified.problem.message}", style="red")
+            about_the_set = verified.problem.where in (None, verified.copy.where)
+            why = verified.problem.message if about_the_set else str(verified.problem)  # a server's
+            output.say(f"{verified.copy.where}: could not be tried: {why}", style="red")
             if verified.problem.hint:
                 output.note(f"  {verified.problem.hint}")
         elif mark is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from multidb.errors import ArchiveError, WrongVersion
+from multidb.errors import ArchiveError, ServerError, WrongVersion
 from multidb.model import Endpoint, Server
 from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup import loading, programs
@@ -121,10 +121,27 @@ def test_what_a_program_says_without_end_fills_nothing(tmp_path: Path) -> None:
     script = tmp_path / "loud"
     script.write_text('#!/bin/sh\nhead -c 50000000 /dev/zero | tr "\\0" x >&2\necho "the end" >&2\nexit 1\n')
     script.chmod(0o755)
-    with pytest.raises(ArchiveError, match=r"loud failed: x+the end$") as raised:  # noqa: SIM117
+    with pytest.raises(ArchiveError, match=r"loud failed: x+ \.\. x+the end$") as raised:  # noqa: SIM117
         with programs.running(Program(str(script), "18.1", 18), [], None, "here") as output:
             output.read()
     assert len(raised.value.message) < 700
+
+
+def test_an_error_is_not_lost_behind_the_statement_that_it_is_about(tmp_path: Path) -> None:
+    tables = ", ".join(f"public.table_{number}" for number in range(5000))
+    said = tmp_path / "said"
+    said.write_text(
+        "pg_dump: error: query failed: ERROR:  out of shared memory\nHINT:  You might need to increase "
+        f'"max_locks_per_transaction".\npg_dump: detail: Query was: LOCK TABLE {tables} IN ACCESS SHARE MODE\n'
+    )
+    script = tmp_path / "pg_dump"
+    script.write_text(f"#!/bin/sh\ncat {said} >&2\nexit 1\n")
+    script.chmod(0o755)
+    with pytest.raises(ServerError, match="out of shared memory") as raised:  # noqa: SIM117
+        with programs.running(Program(str(script), "18.1", 18), [], None, "here") as output:
+            output.read()
+    assert "ACCESS SHARE MODE" in raised.value.message
+    assert "ALTER SYSTEM SET max_locks_per_transaction" in str(raised.value.hint)
 
 
 def test_where_the_server_speaks_tls_the_program_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

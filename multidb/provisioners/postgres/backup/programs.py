@@ -18,12 +18,13 @@ import shutil
 import signal
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Final
+from typing import IO, AnyStr, BinaryIO, Final
 
 from psycopg.conninfo import make_conninfo
 
@@ -34,7 +35,7 @@ from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.postgres.backup import violations
 from multidb.provisioners.postgres.backup.inside import Inside, located
 from multidb.provisioners.postgres.driver import session_settings
-from multidb.provisioners.postgres.driver.refusals import NO_SPACE
+from multidb.provisioners.postgres.driver.refusals import NO_SPACE, way_on
 from multidb.provisioners.postgres.driver.session_settings import OLDEST, Powers
 from multidb.provisioners.postgres.provision.quoting import identifier
 from multidb.secrets import Secret, redact
@@ -66,7 +67,9 @@ _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 _READS_TABLES = {12: 20, 13: 16, 14: 13, 15: 8, 16: 4}
 _SHOWN = 600  # characters of what a failed program said
 _PIPE = 1 << 20  # bytes of output that may wait for us, where the system lets us say so
-_HEARD = 1 << 14  # bytes of it that are kept
+_HEARD = 1 << 14  # bytes of its beginning that are kept
+_LINES, _OF_A_LINE = 100, 1000  # lines of its end that are kept, and bytes at each end of one: a query may be all of it
+_SHOWN_OF_A_LINE = 120  # characters at each end of a longer line
 _FIRST_LINE = 5.0  # seconds
 USUAL_ZONE: Final = "UTC"
 _SERVERS_OWN: Final = "pg_catalog"
@@ -436,6 +439,8 @@ def _of_the_server(complaint: str, message: str, where: str) -> ServerError | No
         return ServerError(message, where=where, hint=NO_SPACE)
     if any(sign in complaint for sign in _GONE):
         return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
+    if (way := way_on(complaint)) is not None:
+        return ServerError(message, where=where, hint=way)
     return None
 
 
@@ -470,18 +475,26 @@ def _end(program: Program, process: subprocess.Popen[bytes], complaints: _Compla
 
 
 class _Complaints:
-    """What a program says on its standard error: its beginning and its end, however much an app has it say."""
+    """What a program says on its standard error: its beginning and its last lines, however much an app has it say. Of a
+    long line (a query that names every table) there are both ends: the error itself stands before it."""
 
     def __init__(self) -> None:
         self._begun = threading.Event()
         self._start = b""
-        self._end = b""
+        self._lines: deque[bytes] = deque(maxlen=_LINES)
+        self._counted = 0
+        self._last = b""
 
     def hear(self, stream: IO[bytes]) -> None:
         while chunk := os.read(stream.fileno(), 1 << 16):
             if len(self._start) < _HEARD:
                 self._start += chunk[:_HEARD]
-            self._end = (self._end + chunk)[-_HEARD:]
+            *whole, rest = chunk.split(b"\n")
+            for part in whole:
+                self._lines.append(_both_ends(self._last + part, _OF_A_LINE))
+                self._counted += 1
+                self._last = b""
+            self._last = _both_ends(self._last + rest, _OF_A_LINE)
             if b"\n" in self._start:
                 self._begun.set()
 
@@ -492,14 +505,26 @@ class _Complaints:
 
     def last(self, *, after_first_line: bool) -> str:
         """The end of what the program printed, at most `_SHOWN` characters."""
-        text = self.all()
-        if after_first_line and self._start.startswith(self._end):  # all of it is still there
-            text = text.partition("\n")[2]
-        return text.strip()[-_SHOWN:]
+        lines = self._kept()
+        if after_first_line and self._counted <= _LINES:  # all of it is still there
+            lines = lines[1:]
+        shown = "\n".join(_both_ends(line, _SHOWN_OF_A_LINE) for line in lines).strip()
+        return shown[-_SHOWN:]
 
     def all(self) -> str:
         """What is kept of what the program printed."""
-        return self._end.decode(errors="replace")
+        return "\n".join(self._kept())
+
+    def _kept(self) -> list[str]:
+        return [line.decode(errors="replace") for line in (*self._lines, self._last)]
+
+
+def _both_ends(text: AnyStr, length: int) -> AnyStr:
+    """A text that is longer than twice `length` without its middle."""
+    if len(text) <= 2 * length:
+        return text
+    gap: AnyStr = " .. " if isinstance(text, str) else b" .. "
+    return text[:length] + gap + text[-length:]
 
 
 def _environment(password: Secret | None) -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import psycopg
 from psycopg import pq
@@ -11,10 +12,15 @@ from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerE
 from multidb.model import Server
 from multidb.secrets import redact
 
-__all__ = ["DISK_FULL", "FULL", "NO_SPACE", "Refusal", "connection_error", "refusal_error", "refusal_of"]
+__all__ = ["DISK_FULL", "FULL", "NO_SPACE", "Refusal", "connection_error", "refusal_error", "refusal_of", "way_on"]
 
 DISK_FULL = "53100"
 NO_SPACE = "free space on the server's disk, then run the command again"
+_LOCKS: Final = "max_locks_per_transaction"  # as the server names it, in whatever language it speaks
+_MORE_LOCKS: Final = (
+    f"it has more tables than the server has room for locks: as an admin, ALTER SYSTEM SET {_LOCKS} to four times what "
+    "SHOW says, and {restart}; then run the command again"
+)
 FULL = "has no free connection"  # how the message begins when the server, or a login, has none left
 
 
@@ -25,6 +31,7 @@ class Refusal:
     sqlstate: str
     message: str
     position: int | None = None  # in characters from 1, of what was sent
+    advice: str = ""  # the server's own hint
 
 
 def refusal_of(result: pq.abc.PGresult) -> Refusal:
@@ -41,7 +48,24 @@ def refusal_of(result: pq.abc.PGresult) -> Refusal:
         part(pq.DiagnosticField.SQLSTATE),
         f"{message} ({detail})" if detail else message,
         int(position) if position else None,
+        part(pq.DiagnosticField.MESSAGE_HINT),
     )
+
+
+def way_on(refusal: str, restart: str = "restart the server") -> str | None:
+    """What to do about a refusal that is no fault of what was asked; None where that is not known.
+
+    Args:
+        refusal: what the server says with it, its own hint and all.
+        restart: how the server is started anew.
+    """
+    if _LOCKS in refusal:
+        return _MORE_LOCKS.format(restart=restart)
+    lowered = refusal.lower()
+    if "fatal:" not in lowered:
+        return None
+    ways = (hint for signs, _, _, hint in _CONNECTION_ERRORS if any(sign.lower() in lowered for sign in signs))
+    return next((f"{hint}; then run the command again" for hint in ways if hint), None)
 
 
 def refusal_error(refusal: Refusal, server: Server, slow: str = "") -> ServerError:
@@ -63,7 +87,7 @@ def refusal_error(refusal: Refusal, server: Server, slow: str = "") -> ServerErr
             return ServerError(message, where=where, hint=NO_SPACE)
         case "57P01" | "57P02" | "57P03":
             return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
-    return ServerError(message, where=where)
+    return ServerError(message, where=where, hint=way_on(refusal.advice, server.restart_hint))
 
 
 # What libpq says when a connection cannot be made: it has no codes for it. Texts of the server may be translated, and

@@ -13,7 +13,7 @@ from multidb.model import (
     Statement,
 )
 from multidb.provisioners.postgres.driver.connection import Answer, Connection
-from multidb.provisioners.postgres.driver.refusals import Refusal
+from multidb.provisioners.postgres.driver.refusals import Refusal, way_on
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PostgresFacts
 from multidb.secrets import SecretStore
@@ -138,6 +138,8 @@ def retryable(refusal: Refusal) -> bool:
 
 def hint_for(refusal: Refusal, facts: PostgresFacts) -> str:
     """What to do about a refusal."""
+    if (way := way_on(refusal.advice)) is not None:
+        return way
     if refusal.sqlstate in _SOMEBODY_ELSE:
         return "somebody else is creating the same at this moment; run the command again"
     if refusal.sqlstate in _DENIED:

@@ -133,6 +133,8 @@ class ServerKind(Protocol):
 
         Raises:
             AuthenticationFailed: it answers, and refuses the admin's password.
+            ServerError: it answers, and says what keeps it from letting anybody work; waiting for it helps only where
+                somebody was faster than the admin.
         """
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from multidb import processes
 from multidb.admin_credentials import forget_admin_change
 from multidb.concurrency import side_by_side
-from multidb.errors import AuthenticationFailed, MultidbError, Refused, RuntimeUnavailable, UsageError
+from multidb.errors import MultidbError, Refused, RuntimeUnavailable, ServerError, UsageError
 from multidb.model import (
     App,
     Endpoint,
@@ -475,7 +475,7 @@ class EmbeddedRuntime:
         secret = self._state.secrets.get(admin_ref(hosted.name, hosted.store))
         try:
             version = probed(hosted.kind, server, secret, self._state) if secret else None
-        except AuthenticationFailed as error:
+        except ServerError as error:
             reason = error.sentence(where=False)
             return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, server, reason, recorded.pid)
         if version is None:

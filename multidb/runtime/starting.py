@@ -121,7 +121,7 @@ class Start:
         if secret is None:
             raise lost(hosted, self._state.where_secrets_are)
         server = hosted.server(recorded.ports)
-        version = self._answer(kind, server, secret, recorded.alive, hosted)
+        version = self._answer(kind, server, secret, recorded.alive, hosted, anew=False)
         self._products.record(hosted.name, version)
         message = version + outdated(hosted, recorded)
         return ServerStatus(hosted.name, hosted.store, ServerState.RUNNING, server, message, recorded.pid)
@@ -208,16 +208,22 @@ class Start:
         alive: Callable[[], bool],
         hosted: HostedServer,
         since: int = 0,
+        anew: bool = True,
     ) -> str:
         """Waits until the server answers a real login. Its product and version.
 
+        Args:
+            anew: it was started just now, and clients that come back may be faster than the admin.
+
         Raises:
-            ServerError: it has ended, does not answer in time, or refuses the password; with its last words.
+            ServerError: it has ended, does not answer in time, refuses the password, or says itself what keeps it from
+                letting anybody work; with its last words.
         """
         began, pause, reported = time.monotonic(), _FIRST_LOOK, 0.0
+        why: ServerError | None = None
         while (waited := time.monotonic() - began) < kind.start_timeout:
             living = alive()
-            version = probed(kind, server, secret, self._state) if living else None
+            version, why = self._probed(kind, server, secret, anew) if living else (None, None)
             if version is not None:
                 return version
             if not living:
@@ -228,8 +234,23 @@ class Start:
             if self._cancelled.wait(pause):
                 raise ServerError("interrupted; multidb up goes on from here")
             pause = min(pause * 1.5, _SLOWEST_LOOK)
+        if why is not None:
+            raise why
         problem = f"does not answer on port {server.endpoint.port} after {kind.start_timeout:.0f} s"
         raise StartFailed(last_words(problem, hosted.log, since))
+
+    def _probed(
+        self, kind: ServerKind, server: Server, secret: Secret, anew: bool
+    ) -> tuple[str | None, ServerError | None]:
+        """Its product and version; None while it does not answer, with what it says of that."""
+        try:
+            return probed(kind, server, secret, self._state), None
+        except AuthenticationFailed:
+            raise
+        except ServerError as error:
+            if not anew:
+                raise
+            return None, error
 
     def _secret(self, hosted: HostedServer, kind: ServerKind) -> Secret:
         ref = admin_ref(hosted.name, hosted.store)

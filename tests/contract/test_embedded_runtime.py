@@ -520,6 +520,42 @@ def test_a_killed_server_is_seen_and_started_again(place: Callable[..., Place]) 
     assert sql(it, "SELECT n FROM kept") == 42
 
 
+def test_a_server_that_says_why_it_serves_nobody_is_not_waited_for(place: Callable[..., Place]) -> None:
+    it = place()
+    servers = it.up()
+    server, client = servers["postgres"].server, valkey(it)
+    assert server is not None
+    login = {"host": "127.0.0.1", "port": server.endpoint.port, "user": "postgres", "dbname": "postgres"}
+    client.config_set("busy-reply-threshold", 1)
+    other = valkey(it)
+
+    def run_without_end() -> None:
+        with contextlib.suppress(redis.ResponseError):
+            other.eval("while true do end", 0)
+
+    script = threading.Thread(target=run_without_end)
+    held: list[psycopg.Connection[Any]] = []
+    try:
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                held.append(psycopg.connect(**login, password=it.password("postgres", "postgres").reveal()))
+        script.start()
+        time.sleep(1)
+        began = time.monotonic()
+        for seen in (it.status(), it.up()):
+            assert {status.state for status in seen.values()} == {FAILED}
+            assert "has no free connection" in seen["postgres"].message
+            assert "max_connections" in seen["postgres"].message
+            assert "a script keeps the server from serving anybody" in seen["redis"].message
+        assert time.monotonic() - began < 40
+    finally:
+        for each in held:
+            each.close()
+        client.script_kill()
+        script.join()
+    assert {status.state for status in it.up().values()} == {RUNNING}
+
+
 @pytest.mark.parametrize("stands", [False, True], ids=["works", "stands still"])
 def test_a_session_that_outlives_its_killed_server_keeps_none_from_starting(
     place: Callable[..., Place], stands: bool

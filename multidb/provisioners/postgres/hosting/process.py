@@ -133,6 +133,7 @@ class PostgresKind:
         import psycopg
 
         from multidb.provisioners.postgres.driver.address import connection_parameters  # takes the driver
+        from multidb.provisioners.postgres.driver.refusals import FULL, connection_error
 
         endpoint = server.endpoint
         try:
@@ -150,6 +151,9 @@ class PostgresKind:
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
                 raise AuthenticationFailed("refuses the admin's password", where=str(server)) from None
+            why = connection_error(error, server)
+            if why.message.startswith(FULL):
+                raise why from None
             return None
 
     def _require(self, hosted: HostedServer) -> None:

@@ -83,6 +83,8 @@ class RedisKind:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
+        from multidb.provisioners.redis.driver.connection import explained  # takes the driver
+
         endpoint = server.endpoint
         client = redis.Redis(
             host=endpoint.host,
@@ -98,8 +100,11 @@ class RedisKind:
                 info = client.info("server")
         except redis.AuthenticationError:
             raise AuthenticationFailed("refuses the admin's password", where=str(server)) from None
-        except redis.RedisError:  # nothing listens yet, or it is loading its data
-            return None
+        except redis.RedisError as error:
+            if str(error).startswith("BUSY ") or "max number of clients" in str(error):
+                with explained(server):
+                    raise
+            return None  # nothing listens yet, or it is loading its data
         if "valkey_version" in info:
             return f"Valkey {info['valkey_version']}"
         return f"Redis {info['redis_version']}"

@@ -37,6 +37,7 @@ def refill(connection: Connection) -> Mapping[str, str]:
 
     A view may read another one of which no catalog knows, through a function. All are emptied first, so that none is
     filled out of what another one had before: one that finds another empty is refused, and tried again after it.
+    Row security shows it the rows that its owner sees, as when the app or a load fills it.
 
     Raises:
         ServerError: one could not be emptied, or the server's disk is full; all are as they were.
@@ -44,7 +45,7 @@ def refill(connection: Connection) -> Mapping[str, str]:
     views: list[tuple[str, str]] = [(name, owner) for name, owner in json.loads(connection.ask(_FILLED))]
     if not views:
         return {}
-    connection.execute("BEGIN")
+    connection.execute("BEGIN", "SET LOCAL row_security = on")
     for name, owner in views:
         connection.execute(f"SET LOCAL ROLE {identifier(owner)}", f"REFRESH MATERIALIZED VIEW {name} WITH NO DATA")
     left, before = dict.fromkeys(views, ""), 0

@@ -34,6 +34,7 @@ WORLD = """
 CREATE TYPE mood AS ENUM ('sad', 'odd "one"');
 CREATE DOMAIN positive AS int CHECK (VALUE > 0) DEFAULT 1;
 CREATE TYPE pair AS (a int, b mood);
+CREATE TYPE reals AS RANGE (SUBTYPE = float8);
 CREATE TABLE people (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name citext NOT NULL UNIQUE, feels mood, age positive,
   born date, span int4range, doubled int GENERATED ALWAYS AS (age * 2) STORED, path ltree, both_ pair);
@@ -64,6 +65,11 @@ INSERT INTO counted SELECT FROM generate_series(1, 5);
 REFRESH MATERIALIZED VIEW ages;
 REVOKE ALL ON counted FROM {app}_ro;
 GRANT SELECT (id) ON counted TO {app}_ro;
+GRANT USAGE ON TYPE mood TO {app}_ro WITH GRANT OPTION;
+REVOKE USAGE ON TYPE pair FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES GRANT USAGE ON TYPES TO {app}_ro;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT TRIGGER ON TABLES TO {app}_rw;
+CREATE TYPE given_by_default AS ENUM ();
 """
 
 

@@ -72,8 +72,10 @@ part AS (
   UNION ALL SELECT 2620, t.oid FROM pg_trigger t JOIN own o ON o.class = 1259 AND o.oid = t.tgrelid
   UNION ALL SELECT 3256, p.oid FROM pg_policy p JOIN own o ON o.class = 1259 AND o.oid = p.polrelid),
 beside AS (
-  SELECT 2605 AS class, c.oid FROM pg_cast c WHERE $1 = ''
-    OR EXISTS (SELECT FROM own o WHERE o.class = 1247 AND o.oid IN (c.castsource, c.casttarget))
+  SELECT 2605 AS class, c.oid FROM pg_cast c WHERE ($1 = ''
+      OR EXISTS (SELECT FROM own o WHERE o.class = 1247 AND o.oid IN (c.castsource, c.casttarget)))
+    -- a range brings the one to its multirange
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 2605 AND d.objid = c.oid AND d.deptype = 'i')
   UNION ALL SELECT 3576, t.oid FROM pg_transform t WHERE $1 = ''
   UNION ALL SELECT 6104, oid FROM pg_publication WHERE $1 = ''
   UNION ALL SELECT 3466, oid FROM pg_event_trigger WHERE $1 = ''

@@ -146,6 +146,43 @@ def test_a_set_is_one_schema_and_comes_back_in_one_step(site: Site, apps: tuple[
         assert connection.execute("SELECT count(*) FROM orders").fetchone() == (1,)
 
 
+GIVEN = """
+SELECT t.typname::text, has_type_privilege('{app}_ro', t.oid, 'USAGE WITH GRANT OPTION'),
+  has_type_privilege('public', t.oid, 'USAGE') FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE n.nspname = '{schema}' AND t.typtype IN ('d', 'e')
+UNION ALL SELECT c.relname::text, has_table_privilege('{app}_rw', c.oid, 'TRIGGER'), false
+FROM pg_class c WHERE c.oid = to_regclass('{schema}.table_later') ORDER BY 1"""
+
+
+def test_rights_on_types_and_what_is_given_by_default_come_back(site: Site) -> None:
+    app = sharing()
+    other = sharing(home(app)[0])
+    site.apply([app, other])
+    with enter(site, app) as connection:
+        connection.execute(
+            f"CREATE TYPE passed_on AS ENUM (); GRANT USAGE ON TYPE passed_on TO {app.id}_ro WITH GRANT OPTION;"
+            "CREATE DOMAIN closed AS int; REVOKE USAGE ON DOMAIN closed FROM PUBLIC; CREATE TYPE plain AS ENUM ();"
+            f"ALTER DEFAULT PRIVILEGES GRANT USAGE ON TYPES TO {app.id}_ro WITH GRANT OPTION;"
+            "CREATE TYPE new AS ENUM ();"
+            "ALTER DEFAULT PRIVILEGES REVOKE INSERT ON TABLES FROM CURRENT_USER;"
+            f"ALTER DEFAULT PRIVILEGES IN SCHEMA {home(app)[1]} GRANT TRIGGER ON TABLES TO {app.id}_rw;"
+            f"CREATE TABLE filled (a int); GRANT INSERT ON filled TO {app.id}_owner; INSERT INTO filled VALUES (1)"
+        )
+    part, files = backed_up(site, app)
+    for target in (app, other):
+        brought_back(site, target, part, files)
+        with enter(site, target) as connection:
+            connection.execute("CREATE TYPE later AS ENUM (); CREATE TABLE table_later ()")
+        assert inside(site, target, GIVEN.format(app=target.id, schema=home(target)[1])) == [
+            ("closed", False, False),
+            ("later", True, True),
+            ("new", True, True),
+            ("passed_on", True, True),
+            ("plain", False, True),
+            ("table_later", True, False),
+        ]
+
+
 def inside(site: Site, app: App, *statements: str) -> list[Any]:
     """Statements of the superuser's in the shared database."""
     return site.served.sql(*statements, database=home(app)[0])

@@ -117,7 +117,9 @@ def _bring(databases: Databases, new: Place, database: str, schema: str, role: s
                 dump.write(chunk)
                 timer.moved()
         dump.flush()
-        given = json.loads(source.ask(rights.query(literal(identifier(role)))))
+        # Of all things, also those that have what their owner gives by default: by default it may give something else
+        # in the shared database.
+        given = json.loads(source.ask(rights.query(literal(identifier(delegate.name)))))
         with delegate.open(database) as shared:
             login = AppNames.of(new.app.id).user
             details = {
@@ -131,12 +133,24 @@ def _bring(databases: Databases, new: Place, database: str, schema: str, role: s
         listing = loading.contents_of(restoring, dump, databases.where, encoding)
         lines = [line for line in listing.split("\n") if _ABOUT_SCHEMA not in line]
         load = Load(databases, live, part, role, {}, unwatched, restoring, dump)
+        # What the app keeps from its owner by default has to be filled all the same.
+        load.run(delegate, _owning(schema, role, "GRANT", "TO"))
         load.load_dump(delegate, "\n".join(lines), frozenset({schema}), Beyond())
-        _, kept = rights.read(rights.of_schema(given, schema, ()), lambda name: name)
+        load.run(delegate, _owning(schema, role, "REVOKE", "FROM"))
+        document = rights.of_schema(given, schema, databases.delegates.roles(new.app))
+        defaults, kept = rights.read(document, lambda name: name)
         load.give_rights(delegate, [right for right in kept if right.type != "schema"])
         here, there = (_measured(databases, delegate, place, schema) for place in (live, new))
         _compare(here, there, databases.where)
+        load.run(delegate, [*rights.defaults(defaults, everywhere=True), *rights.defaults(defaults, everywhere=False)])
         _let_read(load, delegate, schema, readers)
+
+
+def _owning(schema: str, role: str, gives: str, whom: str) -> list[str]:
+    """The statements by which the owner has, or has not, all rights on what it makes in the schema by default."""
+    name, owner = identifier(schema), identifier(role)
+    start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {name} {gives} ALL ON"
+    return [f"{start} {kind} {whom} {owner}" for kind in ("TABLES", "SEQUENCES", "FUNCTIONS", "TYPES")]
 
 
 def _let_read(load: Load, delegate: Delegate, schema: str, readers: Sequence[str]) -> None:

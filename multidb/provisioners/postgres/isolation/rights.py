@@ -273,9 +273,16 @@ def of_schema(document: Mapping[str, Any], schema: str, roles: Sequence[str]) ->
     """An answer to `query` as far as it is about one schema of a database that apps share, and the app's roles."""
     return {
         "defaults": [entry for entry in document["defaults"] if entry[0] in roles],
-        "things": [entry for entry in document["things"] if entry[1][:1] == [schema]],
+        "things": [entry for entry in document["things"] if _is_within(entry[0], entry[1], schema)],
         "members": [],
     }
+
+
+def _is_within(type_: str, names: Sequence[str], schema: str) -> bool:
+    """Whether a thing is in a schema, or is that; `schema` is one that a manifest can name, or such a one to be."""
+    if type_ == "type":  # which has one name, as SQL writes it, with its schema
+        return names[0].startswith((f"{schema}.", f"{identifier(schema)}."))
+    return names[0] == schema
 
 
 def strangers(document: Mapping[str, Any], roles: Sequence[str]) -> list[str]:

@@ -255,6 +255,61 @@ def test_a_table_that_is_made_anew_at_the_source_is_no_reason_to_lose_it(
     assert left_at(source) == []
 
 
+def test_what_no_change_could_be_told_of_is_named_before_a_source_is_touched(
+    folder: Folder, old: str, source: Cluster
+) -> None:
+    source.sql(
+        f"SET ROLE {OWNER}",
+        "CREATE TABLE late_key (id int PRIMARY KEY DEFERRABLE)",
+        "CREATE TYPE spot AS (at point)",
+        "CREATE DOMAIN spots AS spot[]",
+        "CREATE TABLE of_spots (where_ spots)",
+        "ALTER TABLE of_spots REPLICA IDENTITY FULL",
+        "CREATE TABLE of_texts (a text, b varchar, c char(3), d name, e int[], f int4range, g regclass, h jsonb)",
+        "ALTER TABLE of_texts REPLICA IDENTITY FULL",
+        "CREATE TABLE made (a int, b int GENERATED ALWAYS AS (a) STORED)",
+        "ALTER TABLE made REPLICA IDENTITY FULL",
+        "CREATE TABLE made_key (a int, b int GENERATED ALWAYS AS (a) STORED PRIMARY KEY)",
+        "CREATE TYPE mood AS ENUM ('sad')",
+        "CREATE TABLE moods (mood mood PRIMARY KEY) PARTITION BY HASH (mood)",
+        "CREATE TABLE of_mood PARTITION OF moods FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+        database="old",
+    )
+    refused = run(folder, "--from-postgres", old, "--live", "--yes")
+    assert refused.code == 3, refused.out + refused.err
+    said = refused.err
+    assert "followed: public.late_key have no key that is checked at once" in said
+    assert "; public.made, public.of_spots have no key, and columns by which no row is known (json" in said
+    assert "; public.made_key have a key with a generated column" in said
+    assert "; public.of_mood are parted by the hash of an enum" in said
+    assert left_at(source) == []
+
+
+def test_a_table_that_is_made_meanwhile_is_written_there_also_where_a_superuser_follows(
+    folder: Folder, old: str, source: Cluster
+) -> None:
+    source.sql(f"ALTER ROLE {OWNER} SUPERUSER")
+    try:
+        assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
+        texts = ("CREATE TABLE keyless AS SELECT 1 AS a", "UPDATE keyless SET a = 2", "DELETE FROM keyless")
+        source.sql(f"SET ROLE {OWNER}", *texts, "DROP TABLE keyless", database="old")
+        source.sql("INSERT INTO orders (note) VALUES ('after')", database="old")
+        done = run(folder, "--cutover", "--yes")
+        assert done.code == 0, done.err
+    finally:
+        source.sql(f"ALTER ROLE {OWNER} NOSUPERUSER")
+
+
+def test_a_source_that_cut_it_off_once_is_followed_again(folder: Folder, old: str, source: Cluster) -> None:
+    assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
+    source.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
+    source.sql("INSERT INTO orders (note) VALUES ('after')", database="old")
+    done = run(folder, "--cutover", "--yes")
+    assert done.code == 0, done.out + done.err
+    with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT count(*) FROM orders").fetchone() == (3001,)
+
+
 def test_what_would_take_the_place_away_is_refused_before_its_logins_are_off(folder: Folder, old: str) -> None:
     assert run(folder, "--from-postgres", old, "--live", "--yes").code == 0
     elsewhere = MANIFEST.replace("shop: {stores: [postgres]}", "shop: {stores: [postgres], postgres: {schema: shop}}")

@@ -490,6 +490,31 @@ def test_single_tables_come_back_with_all_that_is_theirs(site: Site, shop: Shop)
     assert sql(MADE, database=app) == shop.made
 
 
+def test_a_table_is_meant_however_it_is_quoted_and_a_rule_is_called_one(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        session.execute(
+            'CREATE TABLE noted (a int); CREATE TABLE "a.b" (a int); CREATE SCHEMA a; CREATE TABLE a.b (a int);'
+            "INSERT INTO a.b VALUES (1); CREATE TABLE ruled (a int);"
+            "CREATE RULE noting AS ON INSERT TO ruled DO ALSO INSERT INTO noted VALUES (NEW.a);"
+            "INSERT INTO ruled VALUES (1)"
+        )
+    part, files = backed_up(site, app)
+    shop = Shop(app, part, restored(site, app, part, files, PlaceKind.NEW), [])
+    site.served.sql("DELETE FROM a.b", "DELETE FROM ruled", "DELETE FROM noted", database=app.id)
+    with pytest.raises(Refused, match=r"rule noting on public\.ruled of public\.noted"):
+        bring_back(site, shop, '"noted"')
+    with archive(site) as (opened, _), pytest.raises(Refused, match="may be"):
+        opened.find_tables(shop.place, ["a.b"])  # type: ignore[attr-defined]
+    bring_back(site, shop, '"a"."b"')
+    bring_back(site, shop, '"public"."noted"', '"ruled"')
+    rows = "SELECT (SELECT count(*) FROM a.b), (SELECT count(*) FROM ruled), (SELECT count(*) FROM noted)"
+    assert site.served.sql(rows, database=app.id) == [(1, 1, 1)]
+    site.served.sql("INSERT INTO ruled VALUES (2)", database=app.id)
+    assert site.served.sql(rows, database=app.id) == [(1, 2, 2)]
+
+
 def test_a_table_comes_back_whatever_its_owner_takes_from_itself(site: Site) -> None:
     """Default privileges of the app: they would keep the owner from filling what it makes."""
     app = site.app()

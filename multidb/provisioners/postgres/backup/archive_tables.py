@@ -31,10 +31,13 @@ SELECT coalesce(json_agg(json_build_array(asked, format('%I.%I', n.nspname, c.re
     (SELECT format('%I.%I', m.nspname, p.relname) FROM pg_inherits i
      JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace m ON m.oid = p.relnamespace
      WHERE i.inhrelid = c.oid AND c.relispartition))), '[]'::json)
-FROM json_array_elements_text($1::json) asked, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+FROM json_array_elements_text($1::json) asked, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
+  LATERAL (SELECT format('"%s"', replace(c.relname, '"', '""')) AS quoted) q
 WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND c.relpersistence <> 't'
-  AND (asked IN (format('%I.%I', n.nspname, c.relname), n.nspname || '.' || c.relname)
-       OR n.nspname = $2 AND asked IN (format('%I', c.relname), c.relname))"""
+  AND (asked IN (format('%I.%I', n.nspname, c.relname), n.nspname || '.' || c.relname,
+         format('%I.%s', n.nspname, quoted), format('"%s".%I', replace(n.nspname, '"', '""'), c.relname),
+         format('"%s".%s', replace(n.nspname, '"', '""'), quoted))
+       OR n.nspname = $2 AND asked IN (format('%I', c.relname), c.relname, quoted))"""
 
 # $1: tables by full name (JSON array). With their partitions, however deep; those that are not there are left out.
 _NAMED = """
@@ -79,11 +82,14 @@ SELECT coalesce(json_agg(json_build_array(k.conrelid::regclass::text, quote_iden
 FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
   AND k.confrelid IN (SELECT oid FROM meant) AND k.conrelid NOT IN (SELECT oid FROM meant)"""  # noqa: S608
 
+# Views, and rules of tables that stay.
 _VIEWS = f"""{_NAMED}
-SELECT coalesce(json_agg(DISTINCT format('%s of %s', r.ev_class::regclass, d.refobjid::regclass)), '[]'::json)
-FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> d.refobjid
+SELECT coalesce(json_agg(DISTINCT format('%s%s of %s', CASE c.relkind WHEN 'r' THEN format('rule %I on ', r.rulename)
+    WHEN 'p' THEN format('rule %I on ', r.rulename) END, r.ev_class::regclass, d.refobjid::regclass)), '[]'::json)
+FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> d.refobjid JOIN pg_class c ON c.oid = r.ev_class
 WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
-  AND d.refobjid IN (SELECT oid FROM meant)"""  # noqa: S608
+  AND d.refobjid IN (SELECT oid FROM meant)
+  AND NOT (c.relkind IN ('r', 'p') AND r.ev_class IN (SELECT oid FROM meant))"""  # noqa: S608
 
 # Publications that name one of them: what the table's part in it is, with columns and a condition since Postgres 15.
 _PUBLISHED = f"""{_NAMED}
@@ -194,7 +200,7 @@ def exchange(
         _do(target, f"LOCK TABLE {', '.join(there)} IN ACCESS EXCLUSIVE MODE")
     if views := json.loads(target.ask(_VIEWS, asked)):
         raise Refused(
-            f"there are views made of it: {listed(views)}",
+            f"there are views or rules made of it: {listed(views)}",
             hint="drop them and make them again afterwards, or restore all: multidb restore SET --replace",
         )
     keys = json.loads(target.ask(_FOREIGN_KEYS, asked))

@@ -40,24 +40,52 @@ SELECT json_build_object(
   'owner', pg_has_role(d.datdba, 'USAGE'), 'create', has_database_privilege(d.oid, 'CREATE'),
   'others', (SELECT coalesce(json_agg(name ORDER BY name), '[]'::json) FROM tables
              WHERE NOT pg_has_role(owner, 'USAGE')),
-  'keyless', (SELECT coalesce(json_agg(name ORDER BY name), '[]'::json) FROM tables WHERE NOT keyed),
+  'keyless', (SELECT coalesce(json_agg(name ORDER BY name), '[]'::json) FROM tables
+              WHERE identity = 'n' AND oid NOT IN (SELECT oid FROM unfit)),
+  'unfit', (SELECT coalesce(json_agg(name ORDER BY name), '[]'::json) FROM tables
+            WHERE identity <> 'k' AND oid IN (SELECT oid FROM unfit)),
+  'made', (SELECT coalesce(json_agg(name ORDER BY name), '[]'::json) FROM tables WHERE key_is_made),
+  'parted', (SELECT coalesce(json_agg(name ORDER BY name), '[]'::json) FROM tables WHERE parted_by_number),
   'unlogged', (SELECT coalesce(json_agg(name ORDER BY name), '[]'::json) FROM tables WHERE persistence = 'u'),
   'forced', (SELECT coalesce(json_agg(name ORDER BY name), '[]'::json) FROM tables WHERE forced),
   'firing', (SELECT coalesce(json_agg(DISTINCT name), '[]'::json) FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid
              WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R')),
   'objects', (SELECT count(*) FROM pg_largeobject_metadata))
 FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = current_database()"""
-_TABLES: Final = """
-WITH tables AS MATERIALIZED (
+# identity: by what a change says which row it is: a key, the full row, nothing. A server refuses changes of a table
+# that is published and has nothing: a primary key that may be checked later is none. unfit: the full row cannot be it,
+# since values of a type have no equality (json, point), or, from 18 on, since it has generated columns.
+_TABLES: Final = f"""
+WITH RECURSIVE tables AS MATERIALIZED (
   SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner, c.relpersistence AS persistence,
     c.relforcerowsecurity AS forced,
-    c.relreplident = 'f' OR (c.relreplident = 'd' AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
-      AND i.indisprimary)) OR (c.relreplident = 'i' AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
-      AND i.indisreplident)) AS keyed
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    CASE WHEN c.relreplident = 'f' THEN 'f' WHEN k.indexrelid IS NOT NULL THEN 'k' ELSE 'n' END AS identity,
+    EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (k.indkey) AND a.attgenerated <> '')
+      AS key_is_made,
+    EXISTS {contents.WHOLE.format("c.oid")} AS parted_by_number
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_index k ON k.indrelid = c.oid
+    AND (c.relreplident = 'd' AND k.indisprimary AND k.indimmediate OR c.relreplident = 'i' AND k.indisreplident)
   WHERE c.relkind = 'r' AND c.oid >= 16384 AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
     AND n.nspname <> 'information_schema' AND NOT EXISTS (
-      SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e'))"""
+      SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')),
+part (oid, type) AS (
+  SELECT t.oid, a.atttypid FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid
+  WHERE t.identity <> 'k' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+  UNION
+  SELECT p.oid, n.type FROM part p JOIN pg_type y ON y.oid = p.type, LATERAL (
+    SELECT y.typbasetype WHERE y.typtype = 'd'
+    UNION ALL SELECT y.typelem WHERE y.typelem <> 0 AND y.typlen = -1
+    UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE y.typtype = 'c' AND a.attrelid = y.typrelid AND a.attnum > 0
+      AND NOT a.attisdropped) n (type)),
+unfit AS MATERIALIZED (
+  SELECT p.oid FROM part p JOIN pg_type y ON y.oid = p.type
+  WHERE y.typtype = 'b' AND NOT (y.typelem <> 0 AND y.typlen = -1) AND NOT EXISTS (
+    SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+    WHERE o.opcdefault AND m.amname IN ('btree', 'hash') AND (o.opcintype = y.oid OR EXISTS (
+      SELECT FROM pg_cast s WHERE s.castsource = y.oid AND s.casttarget = o.opcintype AND s.castmethod = 'b'
+        AND s.castcontext = 'i')))
+  UNION SELECT t.oid FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid
+  WHERE current_setting('server_version_num')::int >= 180000 AND a.attgenerated <> '' AND NOT a.attisdropped)"""  # noqa: S608
 # Of each: its name, its position, and whether that was given out.
 _SEQUENCES: Final = """
 SELECT coalesce(json_agg(format('%I.%I', n.nspname, c.relname) ORDER BY c.oid), '[]'::json)
@@ -102,7 +130,21 @@ class FollowedPostgres(PostgresSource):
         for names, words in (
             (
                 needs["keyless"],
-                "have no key: ALTER TABLE .. REPLICA IDENTITY FULL, at the source",
+                "have no key that is checked at once: ALTER TABLE .. REPLICA IDENTITY FULL, at the source",
+            ),
+            (
+                needs["unfit"],
+                "have no key, and columns by which no row is known (json, xml, point and such, from Postgres 18 on "
+                "also generated ones): ALTER TABLE .. ADD PRIMARY KEY, and REPLICA IDENTITY DEFAULT, at the source",
+            ),
+            (
+                needs["made"],
+                "have a key with a generated column, which no stream has: ALTER TABLE .. REPLICA IDENTITY USING INDEX "
+                "of another one, at the source",
+            ),
+            (
+                needs["parted"],
+                "are parted by the hash of an enum, which is another one here",
             ),
             (needs["unlogged"], "are unlogged, and no log has their changes"),
             (needs["forced"], "force row security upon their owner, as whom changes would be written"),
@@ -133,18 +175,17 @@ class FollowedPostgres(PostgresSource):
 
     @contextlib.contextmanager
     def published(self, mark: str) -> Iterator[str]:
-        """Makes a publication of all tables, and a slot that has every change of them from a moment on. Gives the
-        snapshot of that moment, good for the block. Both stay.
+        """Makes a publication of the tables that are there, and a slot that has every change of them from a moment on.
+        Gives the snapshot of that moment, good for the block. Both stay.
 
         Raises:
             NotAllowed, ServerError: the source does not make them.
         """
-        superuser = self._connection.ask("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == "t"
         self.unfollow(mark)
-        what = "FOR ALL TABLES"
-        if not superuser:
-            tables = [table.name for table in contents.read(self._connection.ask).tables if table.condition is None]
-            what = f"FOR TABLE {', '.join(f'ONLY {name}' for name in tables)}" if tables else ""
+        # By name, whoever makes it: one FOR ALL TABLES has those that are made meanwhile, too, which nobody has looked
+        # at, and which are not there where the changes are written.
+        tables = [table.name for table in contents.read(self._connection.ask).tables if table.condition is None]
+        what = f"FOR TABLE {', '.join(f'ONLY {name}' for name in tables)}" if tables else ""
         self._writing(f"CREATE PUBLICATION {identifier(mark)} {what}")
         with ReplicationConnection(self.server, self._password, self._database, "multidb import") as connection:
             yield connection.make_slot(mark)

@@ -8,6 +8,7 @@ import json
 import time
 from typing import Final
 
+from multidb.errors import ArchiveError
 from multidb.model import Lag, Place, Progress
 from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup import derived, importing
@@ -19,12 +20,16 @@ from multidb.provisioners.postgres.provision.quoting import identifier, literal
 __all__ = ["drain", "follow", "lag"]
 
 _LOOK: Final = 0.05  # seconds between two looks whether everything is there
+_BACK_WITHIN: Final = 20.0  # seconds that a worker is given to come back; a server begins it again after 5
 
-# $1: a subscription. Whether its worker runs, and how often a change could not be written.
+# $1: a subscription. Whether its worker runs, whether it has for a while, and how often one has ended with an error: a
+# change could not be written, or the source was cut off. One that cannot write a change ends soon after each beginning.
 _STATE: Final = """
 SELECT json_build_object(
   'there', EXISTS (SELECT FROM pg_subscription WHERE subname = $1),
   'runs', EXISTS (SELECT FROM pg_stat_subscription WHERE subname = $1 AND pid IS NOT NULL),
+  'lasts', EXISTS (SELECT FROM pg_stat_subscription s JOIN pg_stat_activity a USING (pid)
+                   WHERE s.subname = $1 AND a.backend_start < clock_timestamp() - interval '10 seconds'),
   'errors', coalesce((SELECT apply_error_count FROM pg_stat_subscription_stats WHERE subname = $1), 0))"""
 
 
@@ -51,7 +56,7 @@ def lag(databases: Databases, source: FollowedPostgres, mark: str) -> Lag:
     state = json.loads(databases.main.ask(_STATE, (mark,)))
     if not state["there"]:
         return Lag(behind, "its subscription is gone: give it up and begin again")
-    if state["errors"]:
+    if state["errors"] and not state["lasts"]:
         return Lag(
             behind,
             f"changes could not be written ({state['errors']} times): the log of the app's server says why",
@@ -60,17 +65,32 @@ def lag(databases: Databases, source: FollowedPostgres, mark: str) -> Lag:
 
 
 def drain(databases: Databases, place: Place, source: FollowedPostgres, mark: str, progress: Progress) -> None:
-    """Waits until the place has everything, then gives sequences their positions and fills materialized views."""
+    """Waits until the place has everything, then gives sequences their positions and fills materialized views.
+
+    Raises:
+        ArchiveError: it does not follow any more.
+        ServerSlow: it does not come nearer.
+    """
     position = source.position()
     timer = ProgressTimer(databases.server.progress_timeout)
     last: int | None = -1
+    followed = time.monotonic()
     while not source.has_passed(mark, position):
         behind = lag(databases, source, mark)
         if behind.size != last:
             timer.moved()
             last = behind.size
             progress(place.app.id, f"{last:,} bytes behind")
-        if behind.problem or timer.expired():
+        if not behind.problem:
+            followed = time.monotonic()
+        elif time.monotonic() - followed > _BACK_WITHIN:
+            raise ArchiveError(
+                f"the copy does not follow its source: {behind.problem}",
+                where=databases.where,
+                hint=f"end what is in its way, then run the command again; or give the copy up: multidb import "
+                f"{place.app.id} --abort",
+            )
+        if timer.expired():
             raise timer.error(databases.server, behind.problem)
         time.sleep(_LOOK)
     role = databases.owner_of(place)

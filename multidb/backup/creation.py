@@ -143,11 +143,16 @@ def make_sets(
         app, own = pair
         paused = own.quiesce if quiesce is None else quiesce
         maker = _Maker(engine, server_contexts, app, own, places[app.id], progress, paused=paused, may_stop=remember)
-        made = maker.make(reason, locations.get(app.id, {}))
-        if remember:
+        if not remember:
+            return maker.make(reason, locations.get(app.id, {}))
+        made = BackupResult(app.id)
+        try:
+            made = maker.make(reason, locations.get(app.id, {}))
             if made.made is not None:
                 _mark_names(engine, app, [target for target in places[app.id] if target.name not in made.errors])
             _remember(Journal(engine.state), made, [target.name for target in places[app.id]])
+        except MultidbError as error:  # of what is written down; what other apps have is told all the same
+            made = replace(made, errors={**made.errors, "state": error})
         return made
 
     return side_by_side(make, pairs, at_once=_APPS_AT_ONCE)
@@ -208,7 +213,8 @@ class _Maker:
         finally:
             half_made = [target for target in self._targets if finished is None or target.name in destinations.failed]
             if self._cleared(folder, half_made):
-                self._journal.end(MAKING, self._app.id)
+                with contextlib.suppress(MultidbError):  # a note that stays is the next run's; a whole set stays then
+                    self._journal.end(MAKING, self._app.id)
         if finished is not None or not destinations.alive:
             errors = dict(destinations.failed)
         return BackupResult(self._app.id, finished, errors, (exact_now() - begun).total_seconds())

@@ -29,6 +29,7 @@ from multidb.errors import (
     Refused,
     ServerError,
     TargetError,
+    UsageError,
     WrongKey,
     WrongVersion,
 )
@@ -68,8 +69,8 @@ def verify(
 ) -> Verified:
     """Restores one copy of a set into scratch places, and writes down beside it what came of it.
 
-    Servers or targets that are down and a key that is missing say nothing about the set: they are its `problem`, and
-    its mark stays as it was. The caller holds `exclusively`.
+    Servers or targets that are down, a key that is missing and a state that cannot be written say nothing about the
+    set: they are its `problem`, and its mark stays as it was. The caller holds `exclusively`.
 
     Args:
         remember: whether it counts as a proof of the app's sets; a set that is made of a moment says nothing of them.
@@ -90,10 +91,10 @@ def verify(
             copy.id, copy.backup_set.digest, utc_now(), __version__, trial.failures, trial.unverified
         )
         home.mark(copy, verification)
-    except (ServerError, ArchiveError) as problem:
+        if remember:
+            _remember(journal, copy, verification)
+    except (ServerError, ArchiveError, UsageError) as problem:  # of the last kind, what cannot be written down
         return Verified(copy, problem=problem)
-    if remember:
-        _remember(journal, copy, verification)
     return Verified(copy, verification)
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
+from multidb.backup.followed_places import FollowingPhase
+from multidb.backup.journal import Journal
+from multidb.errors import UsageError
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from tests.support.command import Folder, Ran
@@ -409,3 +414,33 @@ def test_it_is_given_up_also_where_the_manifest_has_no_such_place_any_more(
     assert not [name for name in databases(folder) if "__" in name]
     folder.manifest(MANIFEST)
     folder.ok("plan", "--check")
+
+
+def _cannot_note(phase: str) -> None:
+    """In the process of a command: a disk that is full when it comes so far."""
+    begin = Journal.begin
+
+    def full(journal: Journal, kind: str, app: str, note: Mapping[str, Any]) -> None:
+        if note.get("phase") == phase:
+            raise UsageError("cannot be written: No space left on device", where="state.json", hint="free space")
+        begin(journal, kind, app, note)
+
+    Journal.begin = full  # type: ignore[method-assign]
+
+
+def test_a_disk_that_is_full_leaves_nothing_at_the_source_and_lets_it_be_written(
+    folder: Folder, source: Cluster, old: str
+) -> None:
+    env = {"MULTIDB_IMPORT_POSTGRES_PASSWORD": PASSWORD}
+    live = ("import", "shop", "--from-postgres", old, "--live", "--yes")
+    full = folder.run(*live, env=env, before=partial(_cannot_note, FollowingPhase.FOLLOWING))
+    assert (full.code, left_at(source)) == (2, []), full.err
+    folder.ok(*live, env=env)
+    cutover = ("import", "shop", "--cutover", "--yes")
+    full = folder.run(*cutover, env=env, before=partial(_cannot_note, FollowingPhase.EXCHANGING))
+    assert full.code == 2, full.err
+    with psycopg.connect(old, password=PASSWORD) as session:
+        session.execute("INSERT INTO orders (note) VALUES ('since')")
+    folder.ok(*cutover, env=env)
+    with psycopg.connect(folder.variables("shop")["DATABASE_URL"]) as session:
+        assert session.execute("SELECT count(*) FROM orders WHERE note = 'since'").fetchone() == (1,)

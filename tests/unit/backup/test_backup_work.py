@@ -458,6 +458,30 @@ def test_nobody_logs_in_to_an_app_that_a_server_left_half_restored(engine: Engin
     assert engine.plan().warnings == ()
 
 
+@pytest.mark.parametrize("step", ["begin", "end", "learn"])
+def test_what_cannot_be_written_down_of_one_app_costs_no_other_its_result(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    real = getattr(Journal, step)
+
+    def full(journal: Journal, *arguments: Any, **facts: Any) -> None:
+        if "ann" in arguments:
+            raise UsageError("cannot be written: No space left on device", where="state.json")
+        real(journal, *arguments, **facts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, step, full)
+        done = run_backups(engine, Scope(), scheduled=False, progress=quiet)
+    results = {each.app: each for each in done.made}
+    assert (results["ann"].ok, results["bob"].ok) == (step == "end", True)
+    assert [each.copy.app for each in done.verified if each.ok] == ["bob"]
+    assert (results["ann"].made is None) == (step == "begin")
+    sets = {copy.app: copy.id for copy in repository(engine.fleet).copies()}
+    assert run_backups(engine, Scope(frozenset({"bob"})), scheduled=False, progress=quiet).ok
+    assert {copy.id for copy in repository(engine.fleet).copies()} >= set(sets.values())
+    assert Journal(engine.state).open("making") == {}
+
+
 @pytest.mark.parametrize("lasts", [False, True])
 def test_a_full_disk_in_the_middle_of_an_exchange_opens_no_app_that_is_half_restored(
     engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch, lasts: bool

@@ -34,6 +34,7 @@ from tests.support.rotating import OneRotation
 pytestmark = pytest.mark.server
 PASSWORD = "the-poolers-own-password"
 _ELSEWHERE = (1, 19)  # auth_dbname
+_SESSIONS = "FROM pg_stat_activity WHERE usename ="
 
 
 def _found() -> tuple[str, tuple[int, int]]:
@@ -136,7 +137,7 @@ def test_a_new_app_is_pooled_without_any_edit_and_stays_apart(
     path = tmp_path / "multidb.yaml"
     path.write_text(head + "apps: {ann: {stores: [postgres]}}\n")
     engine = Engine(Fleet(load_project(path)))
-    assert engine.apply().error() is None
+    assert engine.apply(plan=engine.plan()).error() is None
 
     with _pooler(program, (rendered / "pgbouncer.ini").read_text(), server) as port:
 
@@ -225,3 +226,17 @@ def test_both_logins_of_a_rotation_are_pooled_without_an_edit_or_a_reload(
                 with connect(now) as made:
                     assert login(made) == now.username
                 assert login(other) == "dan_user", "nobody else notices"
+
+            role = now.username
+            with connect(now) as session:  # as an app that is restored, and whose logins are off meanwhile
+                server.sql(f"ALTER ROLE {role} NOLOGIN", f"SELECT pg_terminate_backend(pid, 5000) {_SESSIONS} '{role}'")
+                with pytest.raises(psycopg.OperationalError):
+                    login(session)
+            server.sql(f"ALTER ROLE {role} LOGIN")
+            on = time.monotonic()
+            while True:
+                with contextlib.suppress(psycopg.OperationalError), connect(now) as made:
+                    assert login(made) == role
+                    break
+                assert time.monotonic() < on + 10, "the pooler keeps the app out"
+                time.sleep(0.2)

@@ -169,6 +169,23 @@ class Server:
         """How it is started anew."""
         return "restart it where it runs" if self.external else f"restart it: multidb restart {self.name}"
 
+    def tls_hint(self, reason: str) -> str:
+        """What to do about a TLS connection that fails, by why OpenSSL says that it does."""
+        lowered = reason.lower()
+        if not self.external:
+            return "make its certificate anew: multidb rotate --certificates; then run the command again"
+        if "expired" in lowered:
+            return "give the server a certificate that has not expired, then run the command again"
+        if "mismatch" in lowered or "does not match" in lowered:
+            return (
+                f"name the server in external.{self.name}.url as its certificate does, or give it one for that name; "
+                "then run the command again"
+            )
+        return (
+            f"name the authority of the server's certificate: external.{self.name}.ca_file; see that the certificate "
+            "has not expired, and that the server speaks TLS; then run the command again"
+        )
+
     def __str__(self) -> str:
         return f"{self.name} ({self.endpoint})"
 

@@ -142,15 +142,17 @@ def assert_closed_to_strangers(server: Server, admin: Secret, stranger: Path) ->
     trusting = {name: value if name == "sslmode" else str(stranger) for name, value in endpoint.params.items()}
     trusting |= {name: value for name, value in endpoint.params.items() if name.endswith("port")}
     plain = {name: "disable" for name in endpoint.params if name == "sslmode"}
-    for wrong in (
-        replace(endpoint, params=trusting),
-        replace(endpoint, host="127.0.0.2"),  # the same server, by a name that it does not have
-        replace(endpoint, tls=False, params=plain),
+    for wrong, said in (
+        (replace(endpoint, params=trusting), "the TLS connection fails"),
+        (replace(endpoint, host="127.0.0.2"), "the TLS connection fails"),  # by a name that it does not have
+        (replace(endpoint, tls=False, params=plain), ""),
     ):
         socket.create_connection((wrong.host, wrong.port), 5).close()  # it is there: nothing but TLS keeps us out
         with pytest.raises(MultidbError) as caught:
-            login(replace(server, endpoint=wrong), admin)
+            login(replace(server, endpoint=wrong, external=True), admin)
         assert admin.reveal() not in str(caught.value)
+        assert said in caught.value.message
+        assert not said or "start it" not in str(caught.value.hint)
 
 
 def take_another_certificate(inside: Inside, server: Server, admin: Secret) -> None:

@@ -151,6 +151,9 @@ _CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], .
 )
 
 
+_TLS: Final = ("certificate", "ssl error", "does not support ssl")
+
+
 def connection_error(error: psycopg.Error, server: Server) -> ServerError:
     """What a failed attempt to connect means, and what to do next."""
     text = redact(str(error)).strip()
@@ -162,6 +165,8 @@ def connection_error(error: psycopg.Error, server: Server) -> ServerError:
             hint="look whether it is stopped or overloaded, then run the command again",
         )
     lowered = text.lower()
+    if "fatal:" not in lowered and any(sign in lowered for sign in _TLS):
+        return ServerDown(f"the TLS connection fails: {reason}", where=str(server), hint=server.tls_hint(reason))
     answered = "fatal:" in lowered and "the database system is" not in lowered
     for signs, kind, message, hint in _CONNECTION_ERRORS:
         if answered and kind in (ServerDown, ServerSlow):

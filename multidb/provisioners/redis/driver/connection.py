@@ -74,6 +74,7 @@ UNABLE: Final[Mapping[str, tuple[str, str]]] = {
 }
 """By the first word of a refusal that is no fault of what was asked: what it means, and the way on."""
 
+_TLS_REASON: Final = re.compile(r"\[SSL[^\]]*\] (?:certificate verify failed: )?(.+?)\.?(?: \(_ssl\.c:\d+\))?\.?$")
 _T = TypeVar("_T")
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 
@@ -200,6 +201,8 @@ def _unreachable(server: Server, error: redis.ConnectionError, text: str) -> Ser
             hint=f"see its log: {server.start_hint}; or, where it keeps too little for the answers to a client, raise "
             "client-output-buffer-limit or maxmemory-clients",
         )
+    if (refused := _TLS_REASON.search(text)) is not None:
+        return ServerDown(f"the TLS connection fails: {refused[1]}", where=where, hint=server.tls_hint(refused[1]))
     return ServerDown(f"cannot be reached: {text}", where=where, hint=server.start_hint)
 
 

@@ -110,7 +110,8 @@ def run(
     assert "Traceback" not in done.stdout
     printed = re.split(r"<<end of block \d+>>\n", done.stdout)
     for number, block in enumerate(found[1:], 1):
-        if block.language == "text" and found[number - 1].language == "sh" and found[number - 1].kind is None:
+        printing = found[number - 1]
+        if block.language == "text" and block.kind is None and printing.language == "sh" and printing.kind is None:
             output = printed[number - 1]
             shown = re.search(as_printed(block.text), output, re.DOTALL)
             assert shown, f"{page.name}:{block.line} shows what is not printed:\n{output}"

@@ -360,37 +360,53 @@ class Contents:
 BESIDE_SCHEMA = """
 SELECT count(*) FROM pg_largeobject_metadata WHERE pg_has_role(lomowner, 'USAGE')"""
 
+
+def _schema_of(class_: str, oid: str) -> str:
+    """The schema of a relation, a type or a function."""
+    cases = " ".join(
+        f"WHEN '{catalog}'::regclass THEN (SELECT {column} FROM {catalog} WHERE oid = {oid})"  # noqa: S608
+        for catalog, column in (("pg_class", "relnamespace"), ("pg_type", "typnamespace"), ("pg_proc", "pronamespace"))
+    )
+    return f"CASE {class_} {cases} END"
+
+
+# What is a part of a relation, and the column that says of which.
+_PARTS = {
+    "pg_attrdef": "adrelid",
+    "pg_constraint": "conrelid",
+    "pg_policy": "polrelid",
+    "pg_rewrite": "ev_class",
+    "pg_trigger": "tgrelid",
+}
+_WHOLE_OF = " ".join(
+    f"WHEN '{catalog}'::regclass THEN (SELECT {column} FROM {catalog} WHERE oid = d.objid)"  # noqa: S608
+    for catalog, column in _PARTS.items()
+)
+_HAVE_SCHEMAS = "('pg_class'::regclass, 'pg_type'::regclass, 'pg_proc'::regclass)"
+
 # $1: a schema. What in it is made of things in other apps' schemas, and what these are: none of them would be where the
-# schema is loaded alone.
-OUTWARD = """
+# schema is loaded alone. Each thing is looked up by its oid, and none joined: a server that has no statistics of its
+# catalogs yet would go through all of them for each.
+_ACROSS = f"""
 WITH ours AS MATERIALIZED (SELECT oid FROM pg_namespace WHERE nspname = $1),
-member AS MATERIALIZED (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'),
-other AS MATERIALIZED (
-  SELECT 'pg_class'::regclass::oid AS class, oid, relnamespace AS schema FROM pg_class WHERE oid >= 16384
-  UNION ALL SELECT 'pg_type'::regclass, oid, typnamespace FROM pg_type WHERE oid >= 16384
-  UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace FROM pg_proc WHERE oid >= 16384),
-thing AS (
-  SELECT class, oid, schema, class AS whole, oid AS part FROM other
-  UNION ALL SELECT 'pg_rewrite'::regclass, w.oid, c.relnamespace, 'pg_class'::regclass, c.oid
-    FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class WHERE c.oid >= 16384
-  UNION ALL SELECT 'pg_constraint'::regclass, k.oid, c.relnamespace, 'pg_class'::regclass, c.oid
-    FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
-  UNION ALL SELECT 'pg_attrdef'::regclass, f.oid, c.relnamespace, 'pg_class'::regclass, c.oid
-    FROM pg_attrdef f JOIN pg_class c ON c.oid = f.adrelid
-  UNION ALL SELECT 'pg_trigger'::regclass, t.oid, c.relnamespace, 'pg_class'::regclass, c.oid
-    FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-  UNION ALL SELECT 'pg_policy'::regclass, p.oid, c.relnamespace, 'pg_class'::regclass, c.oid
-    FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid)
+tie AS MATERIALIZED (
+  SELECT CASE WHEN relation IS NULL THEN d.classid ELSE 'pg_class'::regclass::oid END AS class,
+    coalesce(relation, d.objid) AS oid, d.refclassid, d.refobjid
+  FROM pg_depend d, LATERAL (SELECT CASE d.classid {_WHOLE_OF} END) part (relation)
+  WHERE d.objid >= 16384 AND d.refobjid >= 16384 AND d.refclassid IN {_HAVE_SCHEMAS}
+    AND (relation IS NOT NULL OR d.classid IN {_HAVE_SCHEMAS})),
+placed AS MATERIALIZED (
+  SELECT tie.*, {_schema_of("class", "tie.oid")} AS schema, {_schema_of("refclassid", "refobjid")} AS other FROM tie),
+across AS MATERIALIZED (
+  SELECT DISTINCT class, oid, refclassid, refobjid FROM placed p
+  WHERE schema {{0}} (SELECT oid FROM ours) AND other {{1}} (SELECT oid FROM ours)
+    AND NOT EXISTS (SELECT FROM pg_depend e WHERE (e.classid, e.objid, e.deptype) = (p.refclassid, p.refobjid, 'e'))
+    AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid IN (p.schema, p.other) AND n.nspname ~ '^pg_'))
 SELECT coalesce(json_agg(DISTINCT jsonb_build_array(a.type || ' ' || a.identity, b.type || ' ' || b.identity)), '[]')
-FROM pg_depend d JOIN thing t ON (t.class, t.oid) = (d.classid, d.objid)
-JOIN other o ON (o.class, o.oid) = (d.refclassid, d.refobjid),
-LATERAL pg_identify_object(t.whole, t.part, 0) a, LATERAL pg_identify_object(o.class, o.oid, 0) b
-WHERE t.schema {0} (SELECT oid FROM ours) AND o.schema {1} (SELECT oid FROM ours)
-  AND NOT EXISTS (SELECT FROM member m WHERE (m.classid, m.objid) = (o.class, o.oid))
-  AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid IN (t.schema, o.schema) AND n.nspname ~ '^pg_')"""
+FROM across, LATERAL pg_identify_object(class, oid, 0) a, LATERAL pg_identify_object(refclassid, refobjid, 0) b"""  # noqa: S608
+OUTWARD = _ACROSS.format("IN", "NOT IN")
 # What other apps have made of things in the schema: it would go with them.
-INWARD = OUTWARD.format("NOT IN", "IN")
-OUTWARD = OUTWARD.format("IN", "NOT IN")
+INWARD = _ACROSS.format("NOT IN", "IN")
 
 
 def only_schema(schema: str | None) -> str:

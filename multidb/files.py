@@ -14,6 +14,7 @@ import os
 import pwd
 import secrets
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -248,22 +249,26 @@ def _whose(path: Path, error: Exception) -> str | None:
     return f"it belongs to {name}: run the command as {name} (sudo -u {name} multidb ..), or correct the permissions"
 
 
+# Another thread finds no folder that is root's still, and makes in it what would stay root's.
+_MAKING = threading.RLock()
+
+
 def make_folder(folder: Path) -> None:
     """Makes the folder and those above it that are not there; what root makes belongs to the owner of the folder above.
     Raises `OSError`."""
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        make_folder(folder.parent)
-    with contextlib.suppress(
-        FileExistsError
-    ):  # another run has made it just now; if it is no folder, that is found out
-        folder.mkdir()
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            _give_to_owner_of(folder.parent, descriptor)
-        finally:
-            os.close(descriptor)
+    with _MAKING:
+        if folder.is_dir():
+            return
+        if folder.parent != folder:
+            make_folder(folder.parent)
+        # another run has made it just now; if it is no folder, that is found out
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                _give_to_owner_of(folder.parent, descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def open_own(path: Path, flags: int) -> int:

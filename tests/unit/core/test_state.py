@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,17 @@ def test_root_gives_nobody_what_a_link_in_their_project_leads_to(tmp_path: Path)
             pass
     files.write_text(root / "folder" / "below" / "text", "x")
     assert {path.stat().st_uid for path in (roots_own, *roots_own.rglob("*"))} == {0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_folders_that_root_makes_at_once_in_somebodys_folder_are_all_theirs(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1, 1)
+    with ThreadPoolExecutor(4) as beside:
+        for number in range(300):
+            made = [tmp_path / f"{number}" / "servers" / name for name in ("postgres", "redis", "qdrant", "neo4j")]
+            list(beside.map(files.make_folder, made))
+    assert {path.lstat().st_uid for path in tmp_path.rglob("*")} == {1}
+    assert len(list(tmp_path.rglob("*"))) == 300 * 6
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

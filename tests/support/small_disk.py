@@ -37,9 +37,7 @@ def small_project(servers: Folder, size: str, rest: str) -> Iterator[Folder]:
     """
     passwords, at = admin_passwords(servers), addresses(servers)
     with tempfile.TemporaryDirectory(prefix="small-") as name:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", name], capture_output=True)
-        if mounted.returncode:
-            pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+        _mount(Path(name), size)
         try:
             made = Folder(Path(name), [])
             for store, password in passwords.items():
@@ -64,13 +62,17 @@ def small_project(servers: Folder, size: str, rest: str) -> Iterator[Folder]:
 def small_disk(path: Path, size: str = "160m") -> Iterator[None]:
     """A disk of its own in the place of a folder of a server's; whoever stops the server has left the block."""
     path.mkdir(parents=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    _mount(path, size)
     try:
         yield
     finally:
         subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def _mount(path: Path, size: str) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
 
 
 def fill(folder: Folder, left: int = 0) -> None:

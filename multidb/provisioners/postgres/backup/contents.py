@@ -8,7 +8,7 @@ materialized views, which a restore fills anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from multidb.errors import ArchiveError
@@ -361,28 +361,26 @@ BESIDE_SCHEMA = """
 SELECT count(*) FROM pg_largeobject_metadata WHERE pg_has_role(lomowner, 'USAGE')"""
 
 
-def _schema_of(class_: str, oid: str) -> str:
-    """The schema of a relation, a type or a function."""
-    cases = " ".join(
-        f"WHEN '{catalog}'::regclass THEN (SELECT {column} FROM {catalog} WHERE oid = {oid})"  # noqa: S608
-        for catalog, column in (("pg_class", "relnamespace"), ("pg_type", "typnamespace"), ("pg_proc", "pronamespace"))
-    )
-    return f"CASE {class_} {cases} END"
-
-
-# What is a part of a relation, and the column that says of which.
-_PARTS = {
+# What is in a schema, and what is a part of a relation: by catalog, the column that says of which.
+_SCHEMAS = {"pg_class": "relnamespace", "pg_type": "typnamespace", "pg_proc": "pronamespace"}
+_WHOLES = {
     "pg_attrdef": "adrelid",
     "pg_constraint": "conrelid",
     "pg_policy": "polrelid",
     "pg_rewrite": "ev_class",
     "pg_trigger": "tgrelid",
 }
-_WHOLE_OF = " ".join(
-    f"WHEN '{catalog}'::regclass THEN (SELECT {column} FROM {catalog} WHERE oid = d.objid)"  # noqa: S608
-    for catalog, column in _PARTS.items()
-)
-_HAVE_SCHEMAS = "('pg_class'::regclass, 'pg_type'::regclass, 'pg_proc'::regclass)"
+_HAVE_SCHEMAS = "(" + ", ".join(f"'{catalog}'::regclass" for catalog in _SCHEMAS) + ")"
+
+
+def _by_catalog(columns: Mapping[str, str], class_: str, oid: str) -> str:
+    """What the column of its catalog says of a thing."""
+    cases = " ".join(
+        f"WHEN '{catalog}'::regclass THEN (SELECT {column} FROM {catalog} WHERE oid = {oid})"  # noqa: S608
+        for catalog, column in columns.items()
+    )
+    return f"CASE {class_} {cases} END"
+
 
 # $1: a schema. What in it is made of things in other apps' schemas, and what these are: none of them would be where the
 # schema is loaded alone. Each thing is looked up by its oid, and none joined: a server that has no statistics of its
@@ -392,11 +390,12 @@ WITH ours AS MATERIALIZED (SELECT oid FROM pg_namespace WHERE nspname = $1),
 tie AS MATERIALIZED (
   SELECT CASE WHEN relation IS NULL THEN d.classid ELSE 'pg_class'::regclass::oid END AS class,
     coalesce(relation, d.objid) AS oid, d.refclassid, d.refobjid
-  FROM pg_depend d, LATERAL (SELECT CASE d.classid {_WHOLE_OF} END) part (relation)
+  FROM pg_depend d, LATERAL (SELECT {_by_catalog(_WHOLES, "d.classid", "d.objid")}) part (relation)
   WHERE d.objid >= 16384 AND d.refobjid >= 16384 AND d.refclassid IN {_HAVE_SCHEMAS}
     AND (relation IS NOT NULL OR d.classid IN {_HAVE_SCHEMAS})),
 placed AS MATERIALIZED (
-  SELECT tie.*, {_schema_of("class", "tie.oid")} AS schema, {_schema_of("refclassid", "refobjid")} AS other FROM tie),
+  SELECT tie.*, {_by_catalog(_SCHEMAS, "class", "tie.oid")} AS schema,
+    {_by_catalog(_SCHEMAS, "refclassid", "refobjid")} AS other FROM tie),
 across AS MATERIALIZED (
   SELECT DISTINCT class, oid, refclassid, refobjid FROM placed p
   WHERE schema {{0}} (SELECT oid FROM ours) AND other {{1}} (SELECT oid FROM ours)

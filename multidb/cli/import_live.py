@@ -165,7 +165,8 @@ class LiveImport:
             )
         asked = self.asked
         sources = {
-            store: source_location(store, text, os.environ, Path.cwd()) for store, text in followed.typed.items()
+            store: replace(source_location(store, text, os.environ, Path.cwd()), followed_by=app)
+            for store, text in followed.typed.items()
         }
         return followed, ImportRequest(app, sources, followed.options, asked.replace, asked.safety, asked.accept)
 

@@ -46,12 +46,14 @@ class SourceLocation:
         url: the address without its password, where it is a server.
         path: where it is a file or a folder.
         password: of the login that the address names, or what the server asks for instead (an api key).
+        followed_by: the app whose import has been following it, so that nobody types it again; empty: it was typed.
     """
 
     text: str
     url: str | None = None
     path: Path | None = None
     password: Secret | None = None
+    followed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,14 +289,20 @@ def password_variable(store: str) -> str:
 @contextmanager
 def at_source(location: SourceLocation, store: str) -> Iterator[None]:
     """In the block, what goes wrong with a server is said of the source, with what to do about it there."""
-    option, variable = f"--from-{store}", password_variable(store)
+    option, variable, again = f"--from-{store}", password_variable(store), "then run the command again"
+    login = f"correct the user in {option}, or its password in {variable}"
+    elsewhere, otherwise = f"start it where it runs, or correct {option}", f"correct {option}, or what is wrong there"
+    if location.followed_by:
+        give_up = f"to give it up: multidb import {location.followed_by} --abort"
+        login = f"put the password of its user into {variable}, {again}; {give_up}"
+        elsewhere, otherwise = "start it where it runs", "correct what is wrong there"
     hints = {
-        AuthenticationFailed: f"correct the user in {option}, or its password in {variable}",
+        AuthenticationFailed: login,
         NotAllowed: "use a login there that may read all that is to be imported",
-        ServerSlow: "see whether it is overloaded, then run the command again",
-        ServerDown: f"start it where it runs, or correct {option}; then run the command again",
+        ServerSlow: f"see whether it is overloaded, {again}",
+        ServerDown: f"{elsewhere}; {again}",
     }
-    otherwise = f"correct {option}, or what is wrong there; then run the command again"
+    otherwise = f"{otherwise}; {again}"
     try:
         yield
     except ServerError as error:

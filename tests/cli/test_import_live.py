@@ -26,6 +26,7 @@ from tests.support.stopped import kill, stopped_at
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
 OWNER = "old_owner"
+VARIABLE = "MULTIDB_IMPORT_POSTGRES_PASSWORD"
 THEIRS = (
     "CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text)",
     "INSERT INTO orders (note) SELECT 'order ' || n FROM generate_series(1, 3000) n",
@@ -68,12 +69,12 @@ def served() -> Iterator[Folder]:
 
 @pytest.fixture
 def folder(served: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    monkeypatch.setenv("MULTIDB_IMPORT_POSTGRES_PASSWORD", PASSWORD)
+    monkeypatch.setenv(VARIABLE, PASSWORD)
     return emptied(served)
 
 
 def run(folder: Folder, *arguments: str) -> Ran:
-    done = folder.run("import", "shop", *arguments, env={"MULTIDB_IMPORT_POSTGRES_PASSWORD": PASSWORD})
+    done = folder.run("import", "shop", *arguments, env={VARIABLE: PASSWORD})
     assert PASSWORD not in done.out + done.err
     return done
 
@@ -124,8 +125,11 @@ def test_it_follows_a_source_that_is_written_and_takes_its_place(folder: Folder,
             ("import", "shop", "--from-postgres", old, "--yes"),
             ("remove-app", "shop", "--no-backup", "--yes"),
         ):
-            refused = folder.run(*command, env={"MULTIDB_IMPORT_POSTGRES_PASSWORD": PASSWORD})
+            refused = folder.run(*command, env={VARIABLE: PASSWORD})
             assert (refused.code, "--cutover" in refused.err) == (3, True), command
+        forgotten = folder.run("import", "shop", "--live", env={VARIABLE: ""})
+        assert (forgotten.code, VARIABLE in forgotten.err) == (4, True), forgotten.err
+        assert "--from-" not in forgotten.err, "the way on can be gone: where the source is is known"
         folder.ok("backup", "shop")
         folder.ok("backups", "verify", "shop")
         seen = len(ids)
@@ -431,7 +435,7 @@ def _cannot_note(phase: str) -> None:
 def test_a_disk_that_is_full_leaves_nothing_at_the_source_and_lets_it_be_written(
     folder: Folder, source: Cluster, old: str
 ) -> None:
-    env = {"MULTIDB_IMPORT_POSTGRES_PASSWORD": PASSWORD}
+    env = {VARIABLE: PASSWORD}
     live = ("import", "shop", "--from-postgres", old, "--live", "--yes")
     full = folder.run(*live, env=env, before=partial(_cannot_note, FollowingPhase.FOLLOWING))
     assert (full.code, left_at(source)) == (2, []), full.err

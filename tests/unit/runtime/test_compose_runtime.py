@@ -356,3 +356,5 @@ def test_doctor_looks_for_pg_dump_as_backups_do(tmp_path: Path, monkeypatch: pyt
     assert found([], []).level is Level.OK
     monkeypatch.setattr(programs, "program_at", lambda path: None)
     assert found([], []).level is Level.WARNING
+    assert "no server has said its version" in found([], []).message
+    assert "no server has said its version" not in found([18], outside).message

@@ -25,7 +25,10 @@ def examine(servers: Sequence[Server], versions: Sequence[int]) -> Iterator[Find
         try:
             program = find("pg_dump", version, "pg_dump", container, tls=tls)
         except ArchiveError as error:
-            yield Finding(Level.ERROR if versions else Level.WARNING, "pg_dump", error.message, error.hint or "")
+            level, assumed = Level.ERROR, ""
+            if not versions:
+                level, assumed = Level.WARNING, f"no server has said its version; one of Postgres {version} "
+            yield Finding(level, "pg_dump", f"{assumed}{error.message}", error.hint or "")
         else:
             taken = " in the server's container is taken" if program.inside is not None else ""
             yield Finding(Level.OK, "pg_dump", f"version {program.version}{taken}")

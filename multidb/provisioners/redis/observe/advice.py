@@ -27,7 +27,7 @@ def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
         fix = "give the server an aclfile in its configuration, restart it, then run multidb apply"
         findings = [Finding(Level.WARNING, "saved rules", caveats(facts)[0], fix)]
     else:
-        findings = [Finding(Level.OK, "saved rules", f"in {facts.rules_file}")]
+        findings = [Finding(Level.OK, "saved rules", f"multidb apply keeps them in {facts.rules_file}")]
     if scripting := [app.id for app in apps if AppOptions.of(app.stores[STORE]).scripts]:
         note = f"{listed(scripting, 5)} may run scripts; one that writes and does not end stops the server for all apps"
         findings.append(Finding(Level.OK, "scripts", note))

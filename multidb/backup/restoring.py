@@ -241,30 +241,47 @@ def finish_restore(
     Raises:
         MultidbError: it cannot be finished now (a server is down, the key is missing).
     """
-    home = Repository(engine.project.name, targets_of(engine.fleet, [note["target"]]))
-    copy = home.find(f"{note['of']}/{note['set']}")
-    if copy.backup_set is None:
-        raise ArchiveError(copy.problem, where=copy.where, hint="restore another set: multidb backups list")
     app = engine.project.apps[app_id]
-    names = note.get(FILES, ())
-    locations = locations_of(engine.project, app, names) if note["phase"] == _EXCHANGING else {}
-    work = _Restore(engine, SetSource(home, copy, keys), app, note["stores"], progress, locations=locations)
-    if note["phase"] == _LOADING:
-        work.clear()
-        if note.get("closing"):
-            open_unchanged(engine, app_id)
-        return "undid a restore that was interrupted before it changed anything"
-    if note["phase"] == _TABLES:
-        work.clear()
-    else:
-        work.finish()
+    if note["phase"] == _EXCHANGING:
+        _interrupted(engine, app, note, keys, progress).finish()
         reopen_restored(engine.state, app_id)
+        done = f"finished the restore of {note['set']}, which was interrupted"
+    else:  # the set is not asked for: it may be gone, and its target out of reach
+        for server, context in contexts_of(engine, app, note["stores"], app.where).values():
+            clear(engine.fleet, server, app, context)
+        if note["phase"] == _LOADING:
+            if note.get("closing"):
+                open_unchanged(engine, app_id)
+            return "undid a restore that was interrupted before it changed anything"
+        done = f"ended a restore of tables of {note['set']}, which was interrupted: all of them are new, or none"
     error = engine.apply(Scope(apps=frozenset({app_id}))).error()  # a clone's logins stay off until it is finished
     if error is not None:
         raise error
-    if note["phase"] == _TABLES:
-        return f"ended a restore of tables of {note['set']}, which was interrupted: all of them are new, or none"
-    return f"finished the restore of {note['set']}, which was interrupted"
+    return done
+
+
+def _interrupted(
+    engine: Engine, app: App, note: Mapping[str, Any], keys: Identities | None, progress: Progress
+) -> _Restore:
+    """The restore that died while places were exchanged.
+
+    Raises:
+        ArchiveError, TargetError: its set cannot be read.
+    """
+    home = Repository(engine.project.name, targets_of(engine.fleet, [note["target"]]))
+    try:
+        copy = home.find(f"{note['of']}/{note['set']}")
+    except UsageError as error:
+        raise ArchiveError(
+            f"the set {note['of']}/{note['set']}, with which a restore is to be finished, is not there",
+            where=f"app {app.id}, target {note['target']}",
+            hint=f"where it is there (a folder may be another machine's): multidb backup {app.id}; or bring another "
+            "set back: multidb restore SET --replace --no-safety-set",
+        ) from error
+    if copy.backup_set is None:
+        raise ArchiveError(copy.problem, where=copy.where, hint="restore another set: multidb backups list")
+    locations = locations_of(engine.project, app, note.get(FILES, ()))
+    return _Restore(engine, SetSource(home, copy, keys), app, note["stores"], progress, locations=locations)
 
 
 class _Restore:

@@ -124,6 +124,21 @@ def test_an_app_whose_set_is_gone_in_the_exchange_takes_another(folder: Folder, 
     folder.ok("plan", "--check")
 
 
+def test_a_restore_that_changed_nothing_is_undone_without_its_set(folder: Folder, set_id: str) -> None:
+    """As on another machine, where the folder of sets is another one, or while its storage is away."""
+    folder.ok("restore", set_id, "--replace", "--no-safety-set")
+    _killed(folder, "multidb.backup.restoring:_Restore._note#3", set_id)  # its logins are off by then
+    sets = folder.path / "sets"
+    sets.rename(folder.path / "away")
+    try:
+        folder.ok("backup", "ann")
+        assert Journal(ProjectState(folder.path)).open(RESTORING) == {}
+    finally:
+        shutil.rmtree(sets, ignore_errors=True)
+        (folder.path / "away").rename(sets)
+    assert contents(folder) == ({*OLD, "before"},) * 3
+
+
 def _killed(folder: Folder, step: str, set_id: str) -> None:
     """A restore of the app, killed before it came to the step."""
     write(folder, "before")

@@ -576,7 +576,13 @@ def test_what_is_bound_to_an_app_refuses_its_restore_before_anything_is_exchange
 
 
 def test_what_cannot_be_put_right_of_one_app_is_no_failure_of_anothers_backup(engine: Engine) -> None:
-    note = {"set": "20261121T140501Z-1a2b3c", "of": "ann", "target": "sets/", "stores": ["drawer"], "phase": "loading"}
+    note = {
+        "set": "20261121T140501Z-1a2b3c",
+        "of": "ann",
+        "target": "sets/",
+        "stores": ["drawer"],
+        "phase": "exchanging",
+    }
     Journal(engine.state).begin(RESTORING, "ann", note)
     alone = run_backups(engine, Scope(apps=frozenset({"bob"})), scheduled=False, progress=quiet)
     assert alone.ok

@@ -13,9 +13,10 @@ from multidb.moves import PendingMove, moves
 from multidb.renames import Rename, renames
 from multidb.state import ProjectState
 
-__all__ = ["Closure", "close", "closures", "is_restoring", "reopen", "reopen_restored"]
+__all__ = ["Closure", "close", "closures", "is_restoring", "kept_off", "reopen", "reopen_restored"]
 
 _SECTION = "closed"
+_WORK, _PAUSED = "backup-work", "paused"  # of `multidb.backup.journal`: logins that are off while a set is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,12 @@ def closures(state: ProjectState) -> dict[str, Closure]:
     }
     moved = {app: Closure(app, app, False, move=move) for app, move in moves(state).items() if move.closed}
     return copies | renamed | moved
+
+
+def kept_off(state: ProjectState) -> frozenset[str]:
+    """The apps whose logins are off for some work, or were when its run died: they are closed, or a set is made of them
+    meanwhile. That they are off says nothing else of them."""
+    return frozenset((*closures(state), *state.read(_WORK).get(_PAUSED, ())))
 
 
 def close(state: ProjectState, closure: Closure) -> None:

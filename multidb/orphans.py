@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from multidb.closure import Closure, closures, kept_off
 from multidb.concurrency import side_by_side
 from multidb.errors import Locked, MultidbError, UsageError
 from multidb.fleet import SERVERS_AT_ONCE, Fleet
@@ -103,6 +104,7 @@ def orphan_findings(fleet: Fleet, plans: Sequence[ServerPlan], stores: Collectio
     recalled = () if unread else _recall_removed(fleet, things.keys() - set(empty))
     outdated = outdated_names(fleet.project.apps, former_names(fleet.state))
     renamed = {name.new: name for name in outdated.values()}
+    closed = closures(fleet.state)
     taken = {change.resource.name for plan in plans for change in plan.changes if change.resource.app is None}
     for app in sorted(things):
         if app in renamed:
@@ -110,13 +112,15 @@ def orphan_findings(fleet: Fleet, plans: Sequence[ServerPlan], stores: Collectio
         elif app in empty:
             if app not in taken:  # an apply gives it to an app
                 yield _vacant(app, _all_of(things[app]))
+        elif app in recalled:
+            yield _removed_before(app)
         else:
-            yield _removed_before(app) if app in recalled else _orphaned(app, _all_of(things[app]))
+            yield _orphaned(app, _all_of(things[app]), closed.get(app))
 
 
 def _recall_removed(fleet: Fleet, apps: Collection[str]) -> Collection[str]:
     """Writes tombstones for the orphans that the servers know as removed. What another command is at is left to that
-    one.
+    one, and what one that died has kept off to the one that goes on: the manifest of another folder may have the app.
 
     Returns:
         The apps for which it did.
@@ -124,8 +128,11 @@ def _recall_removed(fleet: Fleet, apps: Collection[str]) -> Collection[str]:
     if not apps:
         return ()
     with ExitStack() as stack, suppress(Locked, UsageError):  # a plan does without
-        free = [app for app in apps if _taken(fleet, stack, app) and app not in tombstones(fleet.state)]
+        taken = [app for app in apps if _taken(fleet, stack, app)]
+        free = set(taken) - tombstones(fleet.state).keys() - kept_off(fleet.state)
         removed = _removed(fleet, free) if free else {}
+        if removed and _others_work(fleet):
+            return ()
         for app, stores in removed.items():
             write_tombstone(fleet.state, Tombstone.recalled(app, stores, fleet.project.file, datetime.now(UTC)))
         return removed
@@ -139,6 +146,11 @@ def _taken(fleet: Fleet, stack: ExitStack, app: str) -> bool:
     except Locked:
         return False
     return True
+
+
+def _others_work(fleet: Fleet) -> bool:
+    """Whether a run makes or changes what apps have on a server, or makes a set: it may have no login on right then."""
+    return any(lock.name == "backup" or lock.name.startswith("apply-") for lock in fleet.state.store.locks())
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +208,12 @@ def ways_of_vacant(name: str) -> str:
     return f"give an app a place there; or drop it for good: multidb purge {name}"
 
 
-def _orphaned(app: str, things: Sequence[str]) -> Finding:
+def _orphaned(app: str, things: Sequence[str], closure: Closure | None) -> Finding:
     """With the commands that turn it off or end it."""
     message = f"is on the servers and not in the manifest: {listed(things, 4)}"
+    if closure is not None:
+        fix = f"put its entry back, and {closure.way_on}"
+        return Finding(Level.WARNING, f"app {app}", f"{message}; {closure.why}", fix)
     fix = f"put its entry back; or turn it off: multidb remove-app {app}; or end it for good: multidb purge {app}"
     return Finding(Level.WARNING, f"app {app}", message, fix)
 

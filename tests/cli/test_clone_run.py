@@ -14,7 +14,9 @@ import redis
 
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
+from multidb.tombstone import tombstones
 from tests.support.command import Folder, project_folder
+from tests.support.stopped import kill, stopped_at
 
 pytestmark = pytest.mark.server
 
@@ -175,3 +177,37 @@ def test_a_clone_that_could_not_be_made_is_known_for_unfinished(folder: Folder) 
     folder.ok("clone", "ann", "half")
     assert emails(folder.variables("half")) == PLAIN
     folder.ok("plan", "--check")
+
+
+def test_a_plan_of_a_manifest_without_the_app_takes_no_unfinished_clone_for_removed(folder: Folder) -> None:
+    """As of another folder of the project, or on another branch."""
+    before = (folder.path / "multidb.yaml").read_text()
+    stopped = stopped_at(folder, "multidb.backup.cloning:_mask", "clone", "ann", "elsewhere", "--mask", "mask.sql")
+    assert stopped is not None
+    kill(stopped)
+    after = (folder.path / "multidb.yaml").read_text()
+    folder.manifest(before)
+    checked = folder.run("plan", "--check")
+    assert checked.code == 1
+    assert "multidb clone ann elsewhere --mask FILE.sql" in " ".join(checked.out.split())
+    assert tombstones(ProjectState(folder.path)) == {}
+    folder.manifest(after)
+    folder.ok("clone", "ann", "elsewhere", "--mask", "mask.sql")
+    assert emails(folder.variables("elsewhere")) == MASKED
+
+
+def test_a_plan_of_a_manifest_without_the_app_leaves_one_alone_whose_logins_are_off_for_a_set(folder: Folder) -> None:
+    """It was taken for removed, and stayed off when its set was made."""
+    before = (folder.path / "multidb.yaml").read_text()
+    stopped = stopped_at(folder, "multidb.backup.creation:turn_on", "backup", "bob", "--quiesce")
+    assert stopped is not None
+    without = before.replace("  bob: ", "  # bob: ")
+    folder.manifest(without)
+    folder.run("plan", "--check")
+    kill(stopped)
+    folder.run("plan", "--check")
+    assert tombstones(ProjectState(folder.path)) == {}
+    folder.manifest(before)
+    folder.ok("backup", "bob")
+    with redis.Redis.from_url(folder.variables("bob")["REDIS_URL"]) as client:
+        assert client.ping()

@@ -186,7 +186,12 @@ class Archive(Protocol):
     def replace(self, new: Place, context: StoreContext) -> None:
         """Makes a `NEW` place the app's live one, in one step as far as the store can: at any moment the app has
         either the old data or all of the new. The old data is gone when this returns. Sessions of the app are ended.
-        Grants, owners and access rules are re-made by `multidb apply` afterwards."""
+        Grants, owners and access rules are re-made by `multidb apply` afterwards.
+
+        Raises:
+            ArchiveError, Refused: something stands against it; nothing was changed.
+            ServerError: a server failed; some of it may be done, and the same again, or `discard`, does the rest.
+        """
 
     def discard(self, place: Place) -> None:
         """Removes a `SCRATCH` or `NEW` place; `LIVE` is refused (`ValueError`). One that is gone is fine."""

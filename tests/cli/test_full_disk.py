@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
@@ -16,6 +17,7 @@ from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
 from tests.support.credentials import let_in
 from tests.support.postgres_admin import as_admin
+from tests.support.qdrant_project import count, put_points, qdrant_folder
 from tests.support.small_disk import emptied, fill, small_disk, small_project
 from tests.support.stopped import go_on, stopped_at
 
@@ -198,3 +200,74 @@ def test_a_redis_that_cannot_write_down_who_is_off_keeps_what_it_had_and_says_wh
             with redis.Redis.from_url(made.variables("ann")["REDIS_URL"]) as client:
                 assert client.get("note") == b"of the set"
             made.ok("plan", "--check")
+
+
+def leave(disk: Path, left: int) -> Path:
+    """No more bytes than this are left; gives the file that takes the rest."""
+    full, room = disk / "full", os.statvfs(disk)
+    full.write_bytes(b"\0" * max(room.f_bsize * room.f_bavail - left, 0))
+    return full
+
+
+def snapshots_of(folder: Folder) -> Path:
+    return folder.path / ".multidb" / "servers" / "qdrant" / "snapshots"
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Iterator[Folder]:
+    """An app's set, on a Qdrant with a small disk for its snapshots. Where the disk of its
+    collections is full, it may end itself: it writes into memory that is a file."""
+    with qdrant_folder("full-qdrant-") as made, small_disk(snapshots_of(made)):
+        made.ok("up")
+        made.ok("apply", "--yes")
+        put_points(made, "ann", 1, 3000)
+        made.ok("backup", "ann")
+        made.ok("backups", "verify", "ann")
+        yield made
+
+
+def test_a_qdrants_disk_that_is_full_says_nothing_of_a_set(vectors: Folder) -> None:
+    """A good set was marked as one that cannot be restored: Qdrant does not say why it takes no snapshot."""
+    full = leave(snapshots_of(vectors), 0)
+    restore = ("restore", "ann", "--replace", "--no-safety-set")
+    for command in (("backup", "ann"), ("backups", "verify", "ann"), restore):
+        refused = vectors.run(*command)
+        assert refused.code in (4, 6), refused
+        assert "free space on the server's disk" in said_in_one(refused.out + refused.err), refused
+    full.unlink()
+    (kept,) = vectors.ok("backups", "list", "ann", "--json").json()["sets"]
+    assert (kept["verified"], kept["problem"]) == (True, None)
+    assert count(vectors, "ann") == 3000
+    vectors.ok("backups", "verify", "ann")
+    vectors.ok("plan", "--check")
+
+
+@pytest.mark.parametrize("room", [0, 1.5])  # for no snapshot; for that of what was loaded, and not for its copy
+def test_an_exchange_that_finds_no_room_on_a_qdrant_keeps_the_app_closed_and_is_finished(
+    vectors: Folder, room: float
+) -> None:
+    """It was taken for a refusal: the app was open and called healthy, and the next backup replaced what it had
+    written since."""
+    (made,) = vectors.ok("backup", "ann", "--json").json()["sets"]
+    size: int = made["stores"]["qdrant"]["size"]
+    put_points(vectors, "ann", 10_001, 10)
+    step = "multidb.provisioners.qdrant.backup.archive:QdrantArchive._take_over"
+    process = stopped_at(vectors, step, "restore", "ann", "--replace", "--no-safety-set")
+    assert process is not None
+    full = leave(snapshots_of(vectors), int(room * size))
+    code, said = go_on(process)
+    full.unlink()
+    assert (code, "multidb backup ann" in said_in_one(said)) == (4, True), said
+    with pytest.raises(AssertionError, match="Invalid JWT"):
+        count(vectors, "ann")
+    assert vectors.run("health").code == 1
+    vectors.ok("backup", "ann")
+    assert count(vectors, "ann") == 3000
+    vectors.ok("plan", "--check")
+
+
+def test_a_qdrant_keeps_no_file_that_a_set_was_tried_with(vectors: Folder) -> None:
+    """It keeps what it is sent, with all that is in it, and nobody saw it: also when its app was gone for good."""
+    vectors.ok("backups", "verify", "ann")
+    vectors.ok("restore", "ann", "--replace", "--no-safety-set")
+    assert [file.name for file in snapshots_of(vectors).rglob("*") if file.is_file()] == []

@@ -1,4 +1,4 @@
-"""A server that is killed in the middle of an apply: others go on, the report is true, the next run ends the work."""
+"""A server that is killed in the middle: others go on, the report is true, the next run ends the work."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 
+import psutil
 import psycopg
 import pytest
 
 from tests.support.command import REPOSITORY, Folder, project_folder
+from tests.support.qdrant_project import count, put_points, qdrant_folder
+from tests.support.stopped import go_on, stopped_at
 
 pytestmark = pytest.mark.server
 
@@ -77,3 +80,68 @@ def test_a_server_killed_in_the_middle_of_an_apply(folder: Folder) -> None:
         folder.ok("env", APPS[-1], "--format", "json", "--reveal").json()["DATABASE_URL"]
     ) as connection:
         connection.execute("CREATE TABLE works ()")
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Iterator[Folder]:
+    """Two apps on a Qdrant, with a set each."""
+    with qdrant_folder("lost-qdrant-") as made:
+        made.ok("up")
+        made.ok("apply", "--yes")
+        for app in ("ann", "bob"):
+            put_points(made, app, 1, 20)
+        made.ok("backup")
+        yield made
+
+
+def kill_while_it_takes_in(folder: Folder, collection: str, number: int, *command: str) -> tuple[int, str]:
+    """Kills the Qdrant when it takes in a snapshot, which it does the time of that number in the command: what that has
+    said. The server marks a collection so while it exchanges its files, and does not load one that it finds marked."""
+    step = f"multidb.provisioners.qdrant.backup.snapshots:Snapshots.recover#{number}"
+    process = stopped_at(folder, step, *command)
+    assert process is not None
+    (server,) = folder.ok("status", "--json").json()["servers"]
+    killed = psutil.Process(server["pid"])
+    killed.kill()
+    psutil.wait_procs([killed], 60)
+    collections = folder.path / ".multidb" / "servers" / "qdrant" / "storage" / "collections"
+    (collections / collection / "shard_0.initializing").touch()
+    ended = go_on(process)
+    folder.ok("up")
+    return ended
+
+
+def test_a_qdrant_killed_while_a_set_is_tried_costs_other_apps_nothing(vectors: Folder) -> None:
+    """Whatever read what is on the server ended with its error 500, for every app and without an end."""
+    place = "multidb__scratch__with_qdrant__ann__notes"
+    code, said = kill_while_it_takes_in(vectors, place, 1, "backups", "verify", "ann")
+    assert code == 6, said
+    vectors.ok("plan", "--check")
+    vectors.ok("usage")
+    assert "copy left behind" in vectors.run("audit").out
+    vectors.ok("backups", "verify", "bob")
+    vectors.ok("backups", "verify", "ann")
+    vectors.ok("audit")
+
+
+def test_a_qdrant_killed_while_an_app_is_exchanged_is_finished(vectors: Folder) -> None:
+    put_points(vectors, "ann", 101, 5)
+    restore = ("restore", "ann", "--replace", "--no-safety-set")
+    code, said = kill_while_it_takes_in(vectors, "ann_notes", 2, *restore)
+    assert (code, "multidb backup ann" in said) == (4, True), said
+    vectors.ok("backup", "bob")
+    vectors.ok("backup", "ann")
+    assert (count(vectors, "ann"), count(vectors, "bob")) == (20, 20)
+    vectors.ok("plan", "--check")
+
+
+def test_an_app_whose_collection_qdrant_cannot_load_is_brought_back_as_said(vectors: Folder) -> None:
+    put_points(vectors, "ann", 201, 5)
+    kill_while_it_takes_in(vectors, "ann_notes", 1, "backups", "verify", "bob")
+    trouble = vectors.run("health").out
+    assert "multidb restore ann --replace --no-safety-set" in " ".join(trouble.split())
+    vectors.ok("usage")
+    vectors.ok("restore", "ann", "--replace", "--no-safety-set")
+    assert count(vectors, "ann") == 20
+    vectors.ok("plan", "--check")
+    vectors.ok("health")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO, Final, Self
 
 from multidb import __version__
-from multidb.errors import ArchiveError, WrongVersion
+from multidb.errors import ArchiveError, ServerError, WrongVersion
 from multidb.model import (
     App,
     ArchiveReader,
@@ -59,6 +59,7 @@ from multidb.provisioners.qdrant.backup.source import CollectionsSource
 from multidb.provisioners.qdrant.driver.connection import open_transport
 from multidb.provisioners.qdrant.driver.transport import Http, Reply, Transport, expect
 from multidb.provisioners.qdrant.provision.catalog import Catalog
+from multidb.provisioners.qdrant.provision.live import UNLOADED
 from multidb.provisioners.qdrant.provision.options import TENANT_FIELD, ServerOptions
 from multidb.provisioners.qdrant.provision.resources import (
     OWN_PREFIX,
@@ -173,8 +174,9 @@ class QdrantArchive:
         )
 
     def is_empty(self, place: Place) -> bool:
-        """Whether no collection has a point."""
-        return not any(self._has_points(name) for name, _ in self._collections(place).values())
+        """Whether no collection has a point. Of one that the server could not load, nobody can say that."""
+        there = self._collections(place).values()
+        return not any(UNLOADED in details or self._has_points(name) for name, details in there)
 
     def replace(self, new: Place, context: StoreContext) -> None:
         """Takes over collection by collection; each changes in one step on a server. Meanwhile the app's token is
@@ -423,12 +425,17 @@ class QdrantArchive:
         return True
 
     def _take_over(self, place: Place) -> None:
-        """Gives each live collection what the place has. May be repeated until the place is gone."""
+        """Gives each live collection what the place has. May be repeated until the place is gone. Whatever it fails by
+        is the server's failure: some collections may be exchanged, and no refusal leaves anything half done."""
         described = self._catalog.described(sorted(self._marks(place)))
-        for name, details in described.items():
-            mark = PlaceMark.read(details)
-            assert mark is not None
-            self._become(name, details, mark)
+        try:
+            for name, details in described.items():
+                mark = PlaceMark.read(details)
+                assert mark is not None
+                self._become(name, details, mark)
+        except ArchiveError as error:
+            message = f"{error.where}: {error.message}" if error.where else error.message
+            raise ServerError(message, where=str(self._server), hint="look into the server's log") from None
         self._mark(place, replacing=False)  # from here on the live ones may change, and must not be overwritten again
         self._drop(place)
 
@@ -436,7 +443,7 @@ class QdrantArchive:
         live = collection_name(mark.owner.app, mark.type)
         there = self._catalog.described([live]).get(live)
         metadata = mark_of(mark.owner) | mark.settings.get("metadata", {})
-        if there is None or self._facts.local or not alike(there, details, mark.settings):
+        if there is None or self._facts.local or UNLOADED in there or not alike(there, details, mark.settings):
             self._must(Call("DELETE", path_of(live), {}))
             made = creation(details, local=self._facts.local)
             self._must(Call("PUT", path_of(live), {**made, "metadata": metadata}))
@@ -462,6 +469,8 @@ class QdrantArchive:
 
     def _drop(self, place: Place) -> None:
         for name in self._marks(place):
+            if not self._facts.local:
+                self._snapshots.forget_uploaded(name)  # of a run that was killed
             self._must(Call("DELETE", path_of(name), {}))
 
     # Sending

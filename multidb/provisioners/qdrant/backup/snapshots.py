@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-from multidb.errors import ArchiveError
+from multidb.errors import ArchiveError, ServerError
 from multidb.model import Progress, Server
-from multidb.provisioners.qdrant.driver.transport import Http, expect
+from multidb.provisioners.qdrant.driver.transport import NO_SPACE_HINT, UPLOADED, Http, expect
 from multidb.provisioners.qdrant.provision.catalog import Catalog
 from multidb.provisioners.qdrant.provision.statements import Call, path_of
 from multidb.secrets import redact
@@ -22,6 +22,8 @@ __all__ = ["WORK_SECONDS", "Snapshot", "Snapshots"]
 WORK_SECONDS: Final = 24 * 3600.0  # making, or taking in, a snapshot of a large collection
 _NAME_SECONDS: Final = 1.1  # a snapshot's name holds its second, so two of one second are one
 _ATTEMPTS: Final = 3
+# What a server says that could not write down what it was sent, or what is in that: mostly without saying why.
+_NOT_WRITTEN: Final = ("An error occurred processing field", "failed to unpack", "No space left", "os error 122")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,34 @@ class Snapshots:
         )
 
     def recover(self, name: str, chunks: Iterator[bytes], sha256: str) -> None:
-        """Puts a snapshot's content in the place of a collection's. The server checks it whole before it does."""
+        """Puts a snapshot's content in the place of a collection's. The server checks it whole before it does. It
+        keeps the file that was sent, also when its collection is dropped, so that goes at the end.
+
+        Raises:
+            ArchiveError: it is no snapshot that the server takes.
+            ServerError: the server could not write it down, which says nothing of the snapshot.
+        """
         target = f"{path_of(name)}/snapshots/upload?priority=snapshot&wait=true&checksum={sha256}"
         reply = self._http.upload(target, chunks, WORK_SECONDS)
+        with suppress(ServerError):  # what the server has answered is what is told
+            self.forget_uploaded(name)
         if reply.status in (400, 422, 500):
+            if any(words in reply.error for words in _NOT_WRITTEN):
+                raise ServerError(
+                    f"collection {name}: it could not write down the snapshot ({redact(reply.error)[:200]})",
+                    where=str(self._server),
+                    hint=f"{NO_SPACE_HINT}; where there is room, take another snapshot or set",
+                )
             raise ArchiveError(
                 f"the server does not take the snapshot ({redact(reply.error)[:200]})",
                 where=f"collection {name}",
                 hint="verify the set (multidb backups verify), or restore another one",
             )
         expect(self._server, reply)
+
+    def forget_uploaded(self, name: str) -> None:
+        """Removes the file that was sent for the collection, where there is one."""
+        call = Call("DELETE", f"{path_of(name)}/snapshots/{UPLOADED}?wait=true", {})
+        reply = self._http.send(call, seconds=WORK_SECONDS)
+        if reply.status != 404:
+            expect(self._server, reply)

@@ -41,6 +41,8 @@ __all__ = [
     "AnswerTooLarge",
     "Folder",
     "Http",
+    "NO_SPACE_HINT",
+    "UPLOADED",
     "Reply",
     "Transport",
     "expect",
@@ -52,8 +54,11 @@ __all__ = [
 AT_ONCE: Final = 8  # requests in flight to one server
 _FOLDER_SECONDS: Final = 2.0  # a run of multidb holds a local folder for less than that
 _CHUNK: Final = 1 << 20
+UPLOADED: Final = "snapshot"  # what an uploaded snapshot is called on the server
 _BOUNDARY: Final = "multidb-4f1c9d6be2a24a4c8d35"  # of the form around an uploaded snapshot
 _TRUST: Final = "name the file of the authority that signed it, as ca_file, and a host that the certificate has"
+_NO_SPACE: Final = ("No space left on device", "os error 122")  # 122: the quota of a disk is used up
+NO_SPACE_HINT: Final = "free space on the server's disk, then run the command again"
 _WHICH_PORT: Final = "give the address of Qdrant's HTTP port (6333, not gRPC's 6334), and https or http as it speaks"
 
 
@@ -130,6 +135,7 @@ class Http:
         self._server = server
         self._admin = admin
         self._numbers = itertools.count()
+        self._has_answered = False
         self._pool = urllib3.HTTPConnectionPool(endpoint.host, endpoint.port, maxsize=AT_ONCE, block=True)
         self._pool.ConnectionCls = _Connection
         if endpoint.tls:
@@ -168,7 +174,7 @@ class Http:
             yield answer.stream(_CHUNK)
 
     def upload(self, target: str, chunks: Iterable[bytes], seconds: float) -> Reply:
-        """Sends `chunks` as the file ``snapshot`` of a form, as they come; what `chunks` raises comes out as it is."""
+        """Sends `chunks` as the file `UPLOADED` of a form, as they come; what `chunks` raises comes out as it is."""
         headers = {"content-type": f"multipart/form-data; boundary={_BOUNDARY}"}
         unread: list[OSError] = []
         timer = self._timer(seconds)
@@ -212,6 +218,7 @@ class Http:
             answer = self._pool.urlopen(
                 verb, target, body, headers, retries=False, timeout=urllib3.Timeout(seconds), preload_content=False
             )
+            self._has_answered = True
             try:
                 yield answer
             finally:
@@ -268,7 +275,8 @@ class Http:
             return not_qdrant(self._server, "what answers there does not speak HTTP")
         words = redact(str(cause))
         if isinstance(error, urllib3.exceptions.ProtocolError):
-            return ServerDown(f"hung up before it answered ({words})", where=str(self._server), hint=_WHICH_PORT)
+            hint = f"look into its log; {self._server.start_hint}" if self._has_answered else _WHICH_PORT
+            return ServerDown(f"hung up before it answered ({words})", where=str(self._server), hint=hint)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ServerDown(f"its certificate is not trusted ({words})", where=str(self._server), hint=_TRUST)
         if isinstance(cause, ssl.SSLError):
@@ -441,9 +449,8 @@ def expect(server: Server, reply: Reply) -> Reply:
         )
     if reply.status == 403:
         raise NotAllowed(redact(reply.error), where=str(server), hint=hint_for(403))
-    raise ServerError(
-        f"answers {reply.status} ({redact(reply.error)})", where=str(server), hint="look into the server's log"
-    )
+    hint = NO_SPACE_HINT if any(words in reply.error for words in _NO_SPACE) else "look into the server's log"
+    raise ServerError(f"answers {reply.status} ({redact(reply.error)})", where=str(server), hint=hint)
 
 
 def hint_for(status: int) -> str:
@@ -481,7 +488,8 @@ def _local_creation(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _form(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    yield f'--{_BOUNDARY}\r\ncontent-disposition: form-data; name="snapshot"; filename="snapshot"\r\n\r\n'.encode()
+    disposition = f'form-data; name="snapshot"; filename="{UPLOADED}"'
+    yield f"--{_BOUNDARY}\r\ncontent-disposition: {disposition}\r\n\r\n".encode()
     yield from chunks
     yield f"\r\n--{_BOUNDARY}--\r\n".encode()
 

@@ -98,6 +98,13 @@ class _Check:
         reply = self._send("GET", path_of(name))
         if reply.status == 404 or (reply.status == 403 and _NOT_MEANT in reply.error):
             return None
+        if reply.status == 500:
+            raise ServerError(
+                f"collection {name} answers 500 ({redact(reply.error)})",
+                where=str(self._tenant.server),
+                hint="look into the server's log; where it stays so, bring the app's data back: multidb restore "
+                f"{self._tenant.app.id} --replace --no-safety-set",
+            )
         return self._allowed(reply)
 
     def _allowed(self, reply: Reply) -> Mapping[str, Any]:

@@ -66,7 +66,8 @@ def _app(sizes: Mapping[str, _Size], note: str, local: bool) -> AppUsage:
 def _measured(server: Server, transport: Transport) -> Iterable[tuple[str, Owner | None, _Size]]:
     reply = expect(server, transport.send(Call("GET", "/telemetry?details_level=6", {})))
     for entry in reply.result["collections"]["collections"]:
-        shards = [shard["local"] for shard in entry["shards"] if shard.get("local")]
+        local = [shard.get("local") or {} for shard in entry["shards"]]
+        shards = [shard for shard in local if "segments" in shard]  # of one that could not be loaded nothing is known
         segments = [segment["info"] for shard in shards for segment in shard["segments"]]
         size = _Size(
             points=sum(shard["num_points"] for shard in shards),

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from multidb.model import Server
 from multidb.provisioners.qdrant.driver.transport import AT_ONCE, Reply, Transport, expect
+from multidb.provisioners.qdrant.provision.live import UNLOADED
 from multidb.provisioners.qdrant.provision.resources import OWN_PREFIX, admission_id, app_of
 from multidb.provisioners.qdrant.provision.statements import Call, of_app, path_of
+from multidb.secrets import redact
 
 __all__ = ["Catalog"]
 
@@ -31,8 +33,10 @@ class Catalog:
         return sorted(str(entry["name"]) for entry in self._get("/collections")["collections"])
 
     def described(self, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        """What the server says of each collection (``GET /collections/<name>``), without those that are gone."""
-        answers = self._of_all(lambda name: self._get_if_there(path_of(name)), names)
+        """What the server says of each collection (``GET /collections/<name>``), without those that are gone. Of one
+        whose points it could not load, as when it was killed while it took a snapshot in, only `config`, as in
+        `configured`, and why (`UNLOADED`)."""
+        answers = self._of_all(self._details, names)
         return {name: details for name, details in zip(names, answers, strict=True) if details is not None}
 
     def configured(self) -> dict[str, Mapping[str, Any]]:
@@ -41,10 +45,22 @@ class Catalog:
         names = self.names()
         if not self._transport.several:
             return self.described(names)
-        collections = self._get("/telemetry?details_level=2")["collections"].get("collections") or []
-        entries = {str(entry["id"]): entry for entry in collections if isinstance(entry.get("config"), Mapping)}
+        entries = self._configurations()
         missing = self.described([name for name in names if name not in entries])
         return {name: entries.get(name) or missing[name] for name in names if name in entries or name in missing}
+
+    def _configurations(self) -> dict[str, Mapping[str, Any]]:
+        collections = self._get("/telemetry?details_level=2")["collections"].get("collections") or []
+        return {str(entry["id"]): entry for entry in collections if isinstance(entry.get("config"), Mapping)}
+
+    def _details(self, name: str) -> Mapping[str, Any] | None:
+        reply = self._transport.send(Call("GET", path_of(name), {}))
+        if reply.status == 404:
+            return None
+        if reply.status == 500 and (entry := self._configurations().get(name)) is not None:
+            return {"config": entry["config"], UNLOADED: redact(reply.error)}
+        details: Mapping[str, Any] = expect(self._server, reply).result
+        return details
 
     def aliases(self) -> dict[str, str]:
         """Alias -> collection."""

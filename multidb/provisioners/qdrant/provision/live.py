@@ -21,8 +21,10 @@ from multidb.provisioners.qdrant.provision.resources import (
     owner_of,
 )
 
-__all__ = ["live_collection", "live_index", "live_registry", "live_token"]
+__all__ = ["UNLOADED", "live_collection", "live_index", "live_registry", "live_token"]
 
+UNLOADED: Final = "unloaded"
+"""What is said of a collection has this where the server has its configuration, and could not load its points: why."""
 _DAY: Final = 86_400
 
 
@@ -63,7 +65,10 @@ def live_registry(desired: Registry, details: Mapping[str, Any]) -> Registry:
 
 
 def live_index(desired: PayloadIndex, details: Mapping[str, Any]) -> PayloadIndex | None:
-    """The index as the server describes it in its collection's details; None when there is none."""
+    """The index as the server describes it in its collection's details; None when there is none. Of a collection that
+    the server could not load it is taken to be there: a restore makes it, and until then nothing does."""
+    if UNLOADED in details:
+        return desired
     index = details.get("payload_schema", {}).get(desired.field_name)
     if index is None:
         return None

@@ -4,6 +4,7 @@ all of the other, or is closed and said to be; with room again, what is named fi
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -271,3 +272,24 @@ def test_a_qdrant_keeps_no_file_that_a_set_was_tried_with(vectors: Folder) -> No
     vectors.ok("backups", "verify", "ann")
     vectors.ok("restore", "ann", "--replace", "--no-safety-set")
     assert [file.name for file in snapshots_of(vectors).rglob("*") if file.is_file()] == []
+
+
+def test_a_full_disk_under_local_mode_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a fault of multidb itself."""
+    monkeypatch.delenv("MULTIDB_QDRANT", raising=False)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    collections = "qdrant: {collections: {notes: {size: 4}}}"
+    manifest = SERVER.replace("{stores: [postgres]}", f"{{stores: [qdrant], {collections}}}")
+    with project_folder("full-local-", manifest) as made, small_disk(made.path / ".multidb" / "servers", "8m"):
+        made.ok("up")
+        made.ok("apply", "--yes")
+        made.ok("backup", "ann")
+        full = leave(made.path / ".multidb" / "servers", 0)
+        for command in (("backups", "verify", "ann"), ("restore", "ann", "--replace", "--no-safety-set")):
+            refused = made.run(*command)
+            assert refused.code in (4, 6), refused
+            assert "free space on the server's disk" in said_in_one(refused.out + refused.err), refused
+        full.unlink()
+        made.ok("restore", "ann", "--replace", "--no-safety-set")
+        made.ok("backups", "verify", "ann")
+        made.ok("plan", "--check")

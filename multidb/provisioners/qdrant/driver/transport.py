@@ -7,11 +7,13 @@ directly because a plan shows HTTP: nothing stands between what is printed and w
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import itertools
 import json
 import os
 import socket
+import sqlite3
 import ssl
 import threading
 import time
@@ -327,6 +329,7 @@ class Folder:
 
     def __init__(self, server: Server) -> None:
         path = server.endpoint.path
+        self._server = server
         self._closed = False
         try:
             self._folder = _OpenFolder.of(Path(path), min(server.timeout, _FOLDER_SECONDS))
@@ -364,6 +367,8 @@ class Folder:
         except ValueError as error:
             missing = "not found" in str(error)
             return Reply(404 if missing else 409 if "already exists" in str(error) else 400, None, str(error))
+        except (sqlite3.Error, OSError) as error:
+            raise _not_written(self._server, error) from None
 
     def close(self) -> None:
         if not self._closed:
@@ -451,6 +456,18 @@ def expect(server: Server, reply: Reply) -> Reply:
         raise NotAllowed(redact(reply.error), where=str(server), hint=hint_for(403))
     hint = NO_SPACE_HINT if any(words in reply.error for words in _NO_SPACE) else "look into the server's log"
     raise ServerError(f"answers {reply.status} ({redact(reply.error)})", where=str(server), hint=hint)
+
+
+def _not_written(server: Server, error: sqlite3.Error | OSError) -> ServerError:
+    """What the library's own database, or the file beside it, says where the folder cannot be written."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, sqlite3.Error):
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return ServerError(
+        f"its folder {server.endpoint.path} cannot be written ({redact(str(error))})",
+        where=str(server),
+        hint=NO_SPACE_HINT if full else "correct the permissions there, or see to the disk, then run the command again",
+    )
 
 
 def hint_for(status: int) -> str:

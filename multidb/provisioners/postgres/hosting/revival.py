@@ -4,6 +4,10 @@ where nobody can connect and nothing runs beside it.
 What has been read is not replayed any further: a server that lets somebody in has begun a history of its own. So a
 copy that is to be rolled on to later moments stays *waiting*, where Postgres stops at the moment and lets nobody in, so
 what is read is a duplicate.
+
+Of a database that is left out, the copy has empty pages. Most WAL brings the page that it changes along; some does not
+(that a page is visible to everybody, on a server without checksums), and Postgres would end there. So it is told to go
+on, and what it says of pages is heeded where it is of a database that is read.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import IO, Final
 
 from multidb import files
 from multidb.document import printable
@@ -50,6 +55,12 @@ _NUMBER: Final = re.compile(r'"database=([0-9]{1,10})"')
 _DATABASE: Final = "SELECT 'database=' || coalesce((SELECT oid FROM pg_database WHERE datname = {name}), 0);\n"
 _BAD: Final = ("FATAL:", "PANIC:", "ERROR:")
 _THERE: Final = "shutdown at recovery target"
+_PAGE: Final = re.compile(
+    r"WARNING:  (page \d{1,10} of relation (?:base/(\d{1,10})/)?\S{1,80} (?:is uninitialized|does not exist))"
+)
+_GOES_ON: Final = ("-c", "ignore_invalid_pages=on", "-c", "log_error_verbosity=terse")
+_INVALID: Final = "WARNING:  WAL contains references to invalid pages"
+_ENDING: Final = 10.0  # seconds for what a process that has ended said last
 
 
 def revive(place: Revived, admin: Secret, revival: Revival, progress: Progress, waiting: Revived | None = None) -> None:
@@ -65,7 +76,7 @@ def revive(place: Revived, admin: Secret, revival: Revival, progress: Progress, 
             _roll(waiting, revival, kept, progress)
             folder.duplicate(waiting.data, progress)
         folder.configure(PROMOTE)
-        number = _Recovery(place, revival, progress).run(admin)
+        number = _Recovery(place, revival, progress, kept).run(admin)
         if number in kept or number not in databases:  # or made since, so that all of it is in WAL
             _settle(place)
             return
@@ -83,17 +94,18 @@ def _roll(waiting: Revived, revival: Revival, kept: Collection[int], progress: P
     else:
         folder.fill(progress)
     folder.configure(STOP)
-    _Recovery(waiting, revival, progress).wait_there()
+    _Recovery(waiting, revival, progress, kept).wait_there()
     _settle(waiting)
 
 
 class _Recovery:
     """Postgres, replaying WAL with nobody else there; then it is told the admin's password, and ends."""
 
-    def __init__(self, place: Revived, revival: Revival, progress: Progress) -> None:
+    def __init__(self, place: Revived, revival: Revival, progress: Progress, kept: Collection[int]) -> None:
         self._place = place
         self._revival = revival
         self._progress = progress
+        self._left_out = databases_of(revival).keys() - set(kept)
         self._log = place.data.parent / _LOG
 
     def run(self, admin: Secret) -> int:
@@ -120,6 +132,7 @@ class _Recovery:
         number = _NUMBER.search(output)
         if number is None or not int(number[1]):
             raise ArchiveError(f"app {self._revival.app.id} had no database at that moment", hint="take a later moment")
+        self._require_pages()
         return int(number[1])
 
     def wait_there(self) -> None:
@@ -130,15 +143,23 @@ class _Recovery:
             ArchiveError: the WAL does not lead there.
         """
         code, _ = self._replayed([], ["-c", "unix_socket_directories=."], None)
-        if _THERE in self._messages():
-            return
-        if _EARLY not in self._messages():
-            raise self._failed(code)
-        self._require_whole()
+        if _THERE not in self._messages():
+            if _EARLY not in self._messages():
+                raise self._failed(code)
+            self._require_whole()
+        self._require_pages()
+
+    def _require_pages(self) -> None:
+        """`ArchiveError` where WAL has changed pages that are missing, of what is not left out."""
+        if (page := _PAGE.search(self._messages())) is not None:
+            raise self._not_brought(f"its WAL changes what the base backup has not: {page[1]}")
 
     def _failed(self, code: int) -> ArchiveError:
         lines = [line for line in self._messages().splitlines() if any(word in line for word in _BAD)]
-        reason = "; ".join(line.partition(":  ")[2] for line in lines[-2:]) or f"it ended with code {code}"
+        reason = "; ".join(line.partition(":  ")[2] for line in lines[-2:])
+        return self._not_brought(reason or f"it ended with code {code}")
+
+    def _not_brought(self, reason: str) -> ArchiveError:
         return ArchiveError(
             f"Postgres could not be brought to that moment: {redact(printable(reason, 400))}",
             hint="take an earlier or a later moment, or the same from another target: --from",
@@ -148,17 +169,22 @@ class _Recovery:
         """Runs Postgres until it ends by itself: its exit code, and what it has said to the statements."""
         place = self._place
         self._log.unlink(missing_ok=True)
-        command = [str(place.program), *mode, "-D", str(place.data), "-c", "listen_addresses=", *settings]
+        options = ["-D", str(place.data), "-c", "listen_addresses=", *_GOES_ON, *settings]
+        command = [str(place.program), *mode, *options]
         timer = ProgressTimer(place.hosted.progress_timeout, self._position)
         account = place.account
-        with self._log.open("xb") as log:
+        source, sink = os.pipe()
+        log = self._log.open("xb", buffering=0)
+        listener = threading.Thread(target=self._listen, args=(os.fdopen(source, "rb"), log), daemon=True)
+        listener.start()
+        try:
             process = subprocess.Popen(
                 command,
                 cwd=place.data,
                 env=environment(place.hosted.folder),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=sink,
                 text=True,
                 errors="replace",
                 start_new_session=True,
@@ -167,6 +193,8 @@ class _Recovery:
                 extra_groups=[] if account else None,
                 umask=0o077,
             )
+        finally:
+            os.close(sink)
         try:
             while True:
                 try:
@@ -182,6 +210,18 @@ class _Recovery:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            listener.join(_ENDING)
+
+    def _listen(self, source: IO[bytes], log: IO[bytes]) -> None:
+        """Keeps what Postgres says, but for the pages of databases that are left out: there may be millions."""
+        with source, log:
+            for line in source:
+                text = line.decode(errors="replace")
+                page = _PAGE.search(text)
+                of = page[2] if page is not None else None
+                if _INVALID not in text and (of is None or int(of) not in self._left_out):
+                    with suppress(OSError):  # a full disk; who does not listen would have it wait
+                        log.write(line)
 
     def _require_whole(self) -> None:
         """`ArchiveError` where it has stopped before the end of what is archived: that may be before the moment."""

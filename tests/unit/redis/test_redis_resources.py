@@ -313,6 +313,29 @@ def test_two_apps_with_one_recorded_number_are_named_where_no_mark_decides() -> 
     assert allocate([app(), app("b1", db=8)], VALKEY_9, {"lernmi": 7, "b1": 7}) == {"lernmi": 7, "b1": 8}, "as it says"
 
 
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("elsewhere", [{"db": 9}, {"isolation": "prefix"}])
+def test_no_app_is_sent_away_from_its_keys(elsewhere: dict[str, Any], marked: bool) -> None:
+    claims = (Claim("lernmi_user", 7, Owner("digi", "lernmi")),) if marked else ()
+    recorded = {} if marked else {"lernmi": 7}
+    facts = dataclasses.replace(VALKEY_9, claims=claims, keys={7: 2, 9: 1})
+    with pytest.raises(UsageError, match="2 keys of it are in DB 7") as refused:
+        allocate([app(**elsewhere), app("b1")], facts, recorded)
+    assert "db: 7 again (apps.lernmi.redis)" in (refused.value.hint or "")
+    assert allocate([app(db=7)], facts, recorded) == allocate([app()], facts, recorded) == {"lernmi": 7}
+    empty = dataclasses.replace(facts, keys={9: 1})
+    assert allocate([app(**elsewhere)], empty, recorded) == {"lernmi": elsewhere.get("db", 0)}
+
+
+@pytest.mark.parametrize("elsewhere", [{}, {"db": 9}])
+def test_no_app_is_sent_away_from_its_prefix(elsewhere: dict[str, Any]) -> None:
+    facts = dataclasses.replace(VALKEY_9, claims=(Claim("lernmi_user", 0, Owner("digi", "lernmi")),))
+    with pytest.raises(UsageError, match="DB 0, under its prefix") as refused:
+        allocate([app(**elsewhere)], facts, {"lernmi": 0})
+    assert "isolation: prefix again (apps.lernmi.redis)" in (refused.value.hint or "")
+    assert allocate([app(isolation="prefix"), app("b1")], facts, {"lernmi": 0}) == {"lernmi": 0, "b1": 1}
+
+
 @pytest.mark.parametrize("recorded", [{}, {"a1": 5}])
 def test_two_apps_with_one_number(recorded: dict[str, int]) -> None:
     first = app("a1") if recorded else app("a1", db=5)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from multidb.errors import UsageError
-from multidb.model import App, Facts
+from multidb.model import App, Facts, counted
 from multidb.provisioners.redis.provision.options import FIRST_DB, STORE, AppOptions
 from multidb.provisioners.redis.provision.resources import Claim, RedisFacts, by_prefix, user_names
 
@@ -41,7 +41,7 @@ def allocate(apps: Sequence[App], facts: Facts, recorded: Mapping[str, int]) -> 
 
     Raises:
         UsageError: two apps with one number, also where one is of another project, a number that the server does not
-            have, or none left.
+            have, or none left; or an app that is to be elsewhere than its keys are.
     """
     facts = RedisFacts.of(facts)
     prefixed = [app for app in apps if by_prefix(app, facts)]
@@ -51,6 +51,9 @@ def allocate(apps: Sequence[App], facts: Facts, recorded: Mapping[str, int]) -> 
     marked = _marked(apps, claims)
     recorded = {app: number for app, number in recorded.items() if marked.get(number, app) == app}
     foreign = _foreign_numbers(apps, facts, recorded, marked)
+    for app in apps:
+        held = _held(app, claims, recorded)
+        _check_place(app, held if held not in foreign else None, _in_zero(app, claims), facts)
     taken = dict(foreign)
     numbers = {app.id: 0 for app in prefixed}
 
@@ -127,6 +130,37 @@ def _held(app: App, claims: Mapping[str, Sequence[Claim]], recorded: Mapping[str
     """The number that the app has already: by its mark on the server, else by what is recorded."""
     live = {claim.db for claim in _of(app, claims)} - {0}
     return live.pop() if len(live) == 1 else recorded.get(app.id) or None
+
+
+def _in_zero(app: App, claims: Mapping[str, Sequence[Claim]]) -> bool:
+    """Whether the app's mark says that it lives under its prefix."""
+    return any(claim.owner is not None and claim.owner.app == app.id and claim.db == 0 for claim in _of(app, claims))
+
+
+def _check_place(app: App, held: int | None, in_zero: bool, facts: RedisFacts) -> None:
+    """An app is not sent away from its keys: nothing takes them along, and a number that it leaves is free for others,
+    with all that is in it.
+
+    Args:
+        held: the app's number so far, which is nobody else's too.
+        in_zero: it has lived under its prefix. What it has there is not counted by itself.
+    """
+    prefixed, wish = by_prefix(app, facts), AppOptions.of(app.stores[STORE]).db
+    if in_zero and not prefixed:
+        has, there = "what it has is", "DB 0, under its prefix"
+        keep = "isolation: prefix"
+    elif held and facts.keys.get(held) and (prefixed or wish not in (None, held)):
+        has, there = f"{counted(facts.keys[held], 'key')} of it are", f"DB {held}"
+        keep = f"db: {held}"
+    else:
+        return
+    raise _refusal(
+        app,
+        f"app {app.id} is to be elsewhere, and {has} in {there}, where that would stay",
+        f"let the manifest say {keep} again (apps.{app.id}.redis); from there, to take it along: "
+        f"multidb remove-app {app.id}, which makes a set, multidb purge {app.id}, then the new entry, multidb apply, "
+        "and multidb restore SET",
+    )
 
 
 def _check_range(app: App, number: int, facts: RedisFacts) -> None:

@@ -29,7 +29,7 @@ from multidb.model import (
     StoreContext,
 )
 from multidb.numbers import record_numbers
-from multidb.orphans import orphan_findings, orphans_in
+from multidb.orphans import orphan_findings, unlisted_in
 from multidb.plan import (
     Plan,
     ServerPlan,
@@ -138,7 +138,7 @@ class Engine:
         def planned(server: Server, session: Session, context: StoreContext) -> ServerPlan:
             plan = self._planner.read(server, session, scope, context)
             if scope.apps is None and server.app is None:
-                plan = replace(plan, orphans=orphans_in(self.fleet, server, session))
+                plan = replace(plan, orphans=unlisted_in(self.fleet, server, session))
             return plan
 
         return planned

@@ -1,10 +1,11 @@
-"""Orphans: what servers have under the project's mark of apps that are in no manifest, and what came of those apps."""
+"""Orphans: what servers have under the project's mark of apps that are in no manifest, and what came of those apps; and
+what they have of apps whose entry names another server's store only."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,16 @@ from multidb.provisioners import provisioner
 from multidb.renames import former_names, outdated_names, renamed_since, renames, ways_of_outdated
 from multidb.tombstone import Tombstone, tombstones, ways_of_removed, write_tombstone
 
-__all__ = ["orphan", "orphan_findings", "orphans", "orphans_in", "vacant", "ways_of_vacant"]
+__all__ = [
+    "left_of",
+    "orphan",
+    "orphan_findings",
+    "orphans",
+    "unlisted_in",
+    "vacant",
+    "ways_of_vacant",
+    "with_left",
+]
 
 
 def orphans(fleet: Fleet, servers: Sequence[Server] | None = None) -> dict[str, dict[str, Sequence[str]]]:
@@ -29,15 +39,45 @@ def orphans(fleet: Fleet, servers: Sequence[Server] | None = None) -> dict[str, 
     Args:
         servers: None: all that there are, whether or not an app uses them.
     """
+    things = _unlisted(fleet, fleet.runtime.servers() if servers is None else servers)
+    return {app: of_app for app, of_app in things.items() if app not in fleet.project.apps}
 
+
+def left_of(fleet: Fleet, app: App) -> dict[str, Sequence[str]]:
+    """What servers have under the mark of an app, by store, of those stores that its entry does not name (any more). A
+    server that cannot be asked has nothing to say."""
+    others = [server for server in fleet.runtime.servers() if server.store not in app.stores]
+    known = _known(fleet) - {app.id}
+    return _things(fleet, others, lambda _: known).get(app.id, {})
+
+
+def with_left(app: App, left: Iterable[str]) -> App:
+    """The app with these stores too, which its entry does not name: for what ends all that it has."""
+    return replace(app, stores={**app.stores, **{store: provisioner(store).app_options() for store in left}})
+
+
+def unlisted_in(fleet: Fleet, server: Server, session: Session) -> Mapping[str, Sequence[str]]:
+    """What a server has under the project's mark, by app, of apps that are not removed and whose entry, if they have
+    one, does not name its store."""
+    return _things_in(fleet, server, session, _known(fleet, server.store))
+
+
+def _unlisted(fleet: Fleet, servers: Sequence[Server]) -> dict[str, dict[str, Sequence[str]]]:
+    """As `unlisted_in`, of these servers: by app and store."""
+    return _things(fleet, servers, lambda server: _known(fleet, server.store))
+
+
+def _things(
+    fleet: Fleet, servers: Sequence[Server], known: Callable[[Server], Collection[str]]
+) -> dict[str, dict[str, Sequence[str]]]:
     def asked(server: Server) -> Mapping[str, Sequence[str]]:
         try:
             with fleet.open(server) as session:
-                return orphans_in(fleet, server, session)
+                return _things_in(fleet, server, session, known(server))
         except MultidbError:
             return {}
 
-    shared = [server for server in (fleet.runtime.servers() if servers is None else servers) if server.app is None]
+    shared = [server for server in servers if server.app is None]
     things: dict[str, dict[str, Sequence[str]]] = {}
     for server, of_server in zip(shared, side_by_side(asked, shared, at_once=SERVERS_AT_ONCE), strict=True):
         for app, of_app in of_server.items():
@@ -45,12 +85,20 @@ def orphans(fleet: Fleet, servers: Sequence[Server] | None = None) -> dict[str, 
     return things
 
 
-def orphans_in(fleet: Fleet, server: Server, session: Session) -> Mapping[str, Sequence[str]]:
-    """As `orphans`, of one server: by app."""
-    under_way = {app for rename in renames(fleet.state).values() for app in (rename.old, rename.new)}
-    known = {*fleet.project.apps, *fleet.project.removed, *under_way}
+def _things_in(fleet: Fleet, server: Server, session: Session, known: Collection[str]) -> Mapping[str, Sequence[str]]:
     things = session.orphans(fleet.known_context(server, session.facts), known)
     return {app: of_app for app, of_app in things.items() if is_app_id(app)}  # a mark is only a text
+
+
+def _known(fleet: Fleet, store: str | None = None) -> set[str]:
+    """The apps that have something there with good reason.
+
+    Args:
+        store: whose server it is: apps in the manifest have to name it; None: any.
+    """
+    under_way = {app for rename in renames(fleet.state).values() for app in (rename.old, rename.new)}
+    named = (app.id for app in fleet.project.apps.values() if store is None or store in app.stores)
+    return {*named, *fleet.project.removed, *under_way}
 
 
 def vacant(fleet: Fleet, things: Mapping[str, Mapping[str, Sequence[str]]]) -> Collection[str]:
@@ -94,11 +142,12 @@ def orphan_findings(fleet: Fleet, plans: Sequence[ServerPlan], stores: Collectio
     """
     planned = {plan.server for plan in plans}
     idle = [server for server in fleet.runtime.servers() if server.name not in planned]
-    things = orphans(fleet, [server for server in idle if stores is None or server.store in stores])
+    things = _unlisted(fleet, [server for server in idle if stores is None or server.store in stores])
     for plan in plans:
         for app, of_app in plan.orphans.items():
             of_stores = things.setdefault(app, {})
             of_stores[plan.store] = [*of_stores.get(plan.store, ()), *of_app]
+    yield from (_left(app, things.pop(app)) for app in sorted(things.keys() & fleet.project.apps.keys()))
     unread = stores is not None or any(plan.error is not None for plan in plans)
     empty = vacant(fleet, things)
     recalled = () if unread else _recall_removed(fleet, things.keys() - set(empty))
@@ -172,7 +221,7 @@ def _removed(fleet: Fleet, apps: Collection[str]) -> dict[str, tuple[str, ...]]:
 
     def asked(server: Server) -> dict[str, _OrphanAnswer]:
         with fleet.open(server) as session:
-            there, context = orphans_in(fleet, server, session), fleet.context(server, session)
+            there, context = unlisted_in(fleet, server, session), fleet.context(server, session)
             states = {}
             for app_id in apps:
                 app = orphan(fleet.project, app_id, [server.store])
@@ -216,6 +265,20 @@ def _orphaned(app: str, things: Sequence[str], closure: Closure | None) -> Findi
         return Finding(Level.WARNING, f"app {app}", f"{message}; {closure.why}", fix)
     fix = f"put its entry back; or turn it off: multidb remove-app {app}; or end it for good: multidb purge {app}"
     return Finding(Level.WARNING, f"app {app}", message, fix)
+
+
+def _left(app: str, of_stores: Mapping[str, Sequence[str]]) -> Finding:
+    """With the commands that bring it back into sight, or end it with the app. Nothing is wrong where that is meant."""
+    stores = ", ".join(of_stores)
+    message = (
+        f"still has {listed(_all_of(of_stores), 4)} on {stores}, which its entry does not name: its sets, its health "
+        "and plans leave that out, and its credentials may work there"
+    )
+    fix = (
+        f"put {stores} back into apps.{app}.stores; or end it with the app: multidb remove-app {app}, whose final set "
+        f"has it, and multidb purge {app}"
+    )
+    return Finding(Level.OK, f"app {app}", message, fix)
 
 
 def _removed_before(app: str) -> Finding:

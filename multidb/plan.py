@@ -63,7 +63,8 @@ class ServerPlan:
     skipped: str = ""
     unread: Mapping[str, MultidbError] = dataclasses.field(default_factory=dict)
     orphans: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    """By app that stands nowhere: what the server has under the project's mark. No change is about it."""
+    """By app that stands nowhere, or whose entry does not name the store: what the server has under the project's mark.
+    No change is about it."""
     notes: tuple[str, ...] = ()
     apps: tuple[str, ...] = ()
     """Those that it serves, of the ones in scope."""
@@ -88,7 +89,7 @@ class ServerPlan:
 class Plan:
     """What would change on every server of a project.
 
-    `warnings` are what no apply sets right, each with the commands that do.
+    `warnings` are what no apply sets right, each with the commands that do; one of `Level.OK` may stay as it is.
     """
 
     project: str

@@ -16,6 +16,7 @@ from multidb.cli.plan_view import show_plan, show_sql
 from multidb.cli.server_wide import closing_lines, show_closings
 from multidb.errors import UsageError
 from multidb.formats import PLAN
+from multidb.model import Level
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -83,4 +84,5 @@ def plan(  # noqa: PLR0913 (an option is an argument)
         return planned.errors[0][1].exit_code
     if planned.conflicts:
         return 3
-    return 1 if check and (planned.changes or planned.moves or planned.warnings) else 0
+    wrong = [warning for warning in planned.warnings if warning.level is not Level.OK]
+    return 1 if check and (planned.changes or planned.moves or wrong) else 0

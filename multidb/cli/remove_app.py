@@ -17,7 +17,8 @@ from multidb.engine import Engine
 from multidb.environment import standing
 from multidb.errors import Refused, UsageError
 from multidb.manifest import app_id
-from multidb.orphans import orphan, orphans, vacant, ways_of_vacant
+from multidb.model import Project
+from multidb.orphans import left_of, orphan, orphans, vacant, ways_of_vacant, with_left
 from multidb.renames import rename_of
 from multidb.state_stores import open_state
 from multidb.tombstone import Phase, Tombstone, tombstones
@@ -133,4 +134,13 @@ def engine_of(run: Run, output: Output, app: str) -> Engine:
             raise UsageError(f"there is no app {app!r}", where=project.file, hint=f"apps: {known}")
         output.note(f"{app} is not in the manifest; what the servers have of it: {', '.join(stores)}", style="yellow")
         project = project.including(orphan(project, app, stores))
-    return run.engine(output, project)
+    return _with_left(run, output, project, app)
+
+
+def _with_left(run: Run, output: Output, project: Project, app: str) -> Engine:
+    """An engine for which the app has also those stores that its entry does not name, and whose servers know it: what
+    ends an app ends it there, too."""
+    engine = run.engine(output, project)
+    with output.working():
+        left = left_of(engine.fleet, project.apps[app])
+    return run.engine(output, project.including(with_left(project.apps[app], left))) if left else engine

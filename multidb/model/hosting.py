@@ -37,6 +37,8 @@ class HostedServer:
         one_place: it has room for the data of one app only, so that a set of that app is tried in a scratch server
             beside it.
         other_admin: a second password of the admin's that it is to take, where it can, while one is replaced.
+        others: the servers that the same apps have where the manifest wants another isolation. While one of them has
+            data, this one is not begun.
     """
 
     name: str
@@ -55,6 +57,7 @@ class HostedServer:
     stand_in: Callable[[str], HostedServer] | None = field(default=None, compare=False)
     one_place: bool = False
     other_admin: Secret | None = field(default=None, compare=False)
+    others: Sequence[HostedServer] = field(default=(), compare=False)
 
     @property
     def local(self) -> Server | None:

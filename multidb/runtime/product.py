@@ -7,7 +7,7 @@ for one that never was: an error says what is missing, until it is back or anoth
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError
@@ -48,13 +48,17 @@ class Products:
 
     def obstacle(self, hosted: HostedServer) -> MultidbError | None:
         """Why the server of `hosted` cannot be started now: `RuntimeUnavailable` where the project never had one, which
-        goes on without it; `ServerError` where it had."""
+        goes on without it; `ServerError` where it had, or has the data of its apps on other servers."""
         assert hosted.kind is not None
         reason = hosted.kind.missing()
         if reason is not None:
             return self.unavailable(hosted, reason)
         if hosted.store in self._switched:
             return None
+        if not hosted.kind.initialised(hosted):
+            others = [other for other in hosted.others if hosted.kind.initialised(other)]
+            if others:
+                return _elsewhere(hosted, others)
         before = hosted.kind.wrote(hosted) or self.recorded(hosted.name)
         now = hosted.kind.product(hosted) if before is not None else None
         if before is None or now is None or fits(before, now, one_major=hosted.kind.one_major):
@@ -72,6 +76,18 @@ class Products:
         if self.recorded(hosted.name) is None and not hosted.kind.initialised(hosted):
             return RuntimeUnavailable(reason, where=where)
         return ServerError(reason, where=where, hint="its data is kept; once it can be had again: multidb up")
+
+
+def _elsewhere(hosted: HostedServer, others: Sequence[HostedServer]) -> ServerError:
+    """The apps would have an empty place, and nobody would say so."""
+    names = ", ".join(other.name for other in others)
+    return ServerError(
+        f"its apps' data is on {names}, as servers.{hosted.store}.isolation was before",
+        where=f"server {hosted.name}",
+        hint="set that back, then: multidb up; to take the data along, from there: multidb backup, multidb down, "
+        f"the new isolation, multidb up --switch {hosted.store} (a new server, empty), multidb apply, and multidb "
+        f"restore SET; what {names} has stays in .multidb/servers/, to be deleted by hand",
+    )
 
 
 def fits(before: str, now: str, *, one_major: bool) -> bool:

@@ -33,8 +33,12 @@ def processes(hosting: Hosting) -> list[HostedServer]:
         return [dataclasses.replace(hosting.server(None), note=_NO_DATABASES)]
     kind = Neo4jKind()
     if isolation == "label":  # a convention inside one database: one server holds everybody
-        return [dataclasses.replace(hosting.server(None), kind=kind)]
-    return [dataclasses.replace(hosting.server(app.id), kind=kind, one_place=True) for app in hosting.apps]
+        others = tuple(hosting.server(app.id) for app in hosting.apps)
+        return [dataclasses.replace(hosting.server(None), kind=kind, others=others)]
+    others = (hosting.server(None),)
+    return [
+        dataclasses.replace(hosting.server(app.id), kind=kind, one_place=True, others=others) for app in hosting.apps
+    ]
 
 
 class Neo4jKind:

@@ -28,6 +28,7 @@ from multidb.backup.continuous.moments import (
 from multidb.backup.continuous.origins import foreign_address
 from multidb.backup.creation import repository
 from multidb.backup.encryption import Identities, identities
+from multidb.backup.exchanging import naming_the_way_on
 from multidb.backup.journal import exclusively
 from multidb.backup.repository import Copy
 from multidb.backup.restoring import Restored, SetSource, require_parts, restore_tables
@@ -40,9 +41,9 @@ from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import IdentityOption, PartsOption, Run, SetArgument, examples, scope_of_sets, with_run
 from multidb.cli.output import Output
 from multidb.cli.plan_view import report_document, show_report
-from multidb.closure import Closure, close, is_restoring
+from multidb.closure import Closure, close, closures, is_restoring
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, ServerError, UsageError
+from multidb.errors import ArchiveError, PartlyApplied, ServerError, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.mentions import mentions
@@ -473,11 +474,14 @@ def ready(engine: Engine, app: str, parts: Sequence[str] | None = None) -> Repor
         parts: only of these stores, since the servers of others may be gone; None: of all.
 
     Raises:
-        MultidbError: it could not be made.
+        MultidbError: it could not be made. Of an app that is closed until the data is there, it names the command
+            that goes on.
     """
-    engine.fleet.start(app)
-    report = engine.apply(Scope(frozenset({app}), None if parts is None else frozenset(parts)))
-    error = report.error()
-    if error is not None:
-        raise error
+    with naming_the_way_on(engine, app):
+        engine.fleet.start(app)
+        report = engine.apply(Scope(frozenset({app}), None if parts is None else frozenset(parts)))
+        if (error := report.error()) is not None:
+            if isinstance(error, PartlyApplied):  # an apply makes the place, and brings nothing into it
+                error.hint = f"correct the cause{'' if app in closures(engine.state) else '; run the command again'}"
+            raise error
     return report

@@ -1,0 +1,63 @@
+"""A copy whose place could not be made everywhere: what is named goes on. On real servers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import redis
+
+from tests.support.command import Folder, project_folder
+from tests.support.postgres_admin import as_admin
+
+pytestmark = pytest.mark.server
+
+MANIFEST = """\
+version: 1
+project: begun
+runtime: embedded
+apps: {ann: {stores: [postgres, redis]}}
+backup: {to: [sets/], verify: never}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with project_folder("begun-", MANIFEST) as made:
+        made.ok("up")
+        made.ok("apply", "--yes")
+        variables = made.variables("ann")
+        with psycopg.connect(variables["DATABASE_URL"]) as connection:
+            connection.execute("CREATE TABLE notes AS SELECT 7 AS note")
+        with redis.Redis.from_url(variables["REDIS_URL"]) as client:
+            client.set("note", "7")
+        made.ok("backup", "ann")
+        yield made
+
+
+@pytest.mark.parametrize("command", [("clone", "ann", "pr"), ("restore", "ann", "--as", "old")])
+def test_a_place_that_could_not_be_made_is_told_with_the_command_that_brings_the_data(
+    folder: Folder, command: tuple[str, ...]
+) -> None:
+    """It was `multidb apply` alone, after which the app had its places, no data, and no login."""
+    other = command[-1]
+    with as_admin(folder) as admin:  # a name that is taken: this server refuses, and the other one does not
+        admin.execute(f"CREATE DATABASE {other}")
+    refused = folder.run(*command)
+    said = " ".join(refused.err.split())
+    assert refused.code != 0
+    assert "then: multidb apply" not in said, said
+    named = re.search(r"finish it: multidb ([^;]+);", said)
+    assert named, said
+    with as_admin(folder) as admin:
+        admin.execute(f"DROP DATABASE {other}")
+    folder.ok(*shlex.split(named[1]))
+    variables = folder.variables(other)
+    with psycopg.connect(variables["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT note FROM notes").fetchone() == (7,)
+    with redis.Redis.from_url(variables["REDIS_URL"]) as client:
+        assert client.get("note") == b"7"
+    folder.ok("plan", "--check")

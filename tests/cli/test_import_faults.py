@@ -219,7 +219,7 @@ def test_a_disk_without_room_for_the_dump_is_said_so_and_nothing_is_changed(
         assert not [name for name in databases(folder) if "__" in name]
         assert run(folder, "--from-postgres", old, "--yes").code == 0
     finally:
-        subprocess.run(["umount", small], check=True)
+        subprocess.run(["umount", "--lazy", small], check=True)
 
 
 MEASURING = """\

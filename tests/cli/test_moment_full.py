@@ -44,7 +44,7 @@ def small_disk(path: Path, size: str) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(path)], check=True)
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def enlarge(path: Path, size: str) -> None:

@@ -1280,7 +1280,7 @@ def test_a_full_disk(place: Callable[..., Place], tmp_path: Path) -> None:
         assert found["redis"].state is RUNNING
         it.down()
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
 
 
 def _path_for_nobody() -> str:

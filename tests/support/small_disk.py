@@ -55,7 +55,7 @@ def small_project(servers: Folder, size: str, rest: str) -> Iterator[Folder]:
                 made.run("remove-app", app["app"], "--no-backup", "--yes")
                 made.ok("purge", app["app"], "--yes-destroy", app["app"])
         finally:
-            subprocess.run(["umount", name], check=True)
+            subprocess.run(["umount", "--lazy", name], check=True)
 
 
 @contextmanager

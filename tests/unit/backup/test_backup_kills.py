@@ -190,4 +190,4 @@ def test_a_full_disk_leaves_no_set_and_says_so(tmp_path: Path, data: Path) -> No
         assert [copy.app for copy in repository(engine.fleet, ["small/"]).copies()] == ["bob"]
         assert not list(small.rglob("ann/*"))
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)

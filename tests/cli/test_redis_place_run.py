@@ -75,3 +75,27 @@ def test_an_app_that_has_nothing_goes_to_another_number(folder: Folder) -> None:
     folder.ok("apply", "--yes")
     assert folder.variables("ann")["REDIS_DB"] == "9"
     folder.ok("plan", "--check")
+
+
+@pytest.mark.parametrize("ending", ["remove-app", "purge"])
+def test_an_app_under_its_prefix_of_which_only_the_server_knows_is_ended_where_it_is(
+    folder: Folder, ending: str
+) -> None:
+    """Its final set was one of an empty DB."""
+    before = MANIFEST.format(place="isolation: prefix")
+    folder.manifest(before.replace("ann:", "bob: {stores: [redis]}\n  ann:"))
+    folder.ok("up")
+    folder.ok("apply", "--yes")
+    write(folder, "ann", "of ann")
+    folder.manifest(before.replace("ann:", "bob: {stores: [redis]}\n  # ann:"))
+    assert folder.run("plan", "--check").code == 1
+    if ending == "remove-app":
+        folder.ok("remove-app", "ann", "--yes")
+    folder.ok("purge", "ann", "--yes-destroy", "ann")
+    folder.ok("plan", "--check")
+    if ending == "remove-app":
+        (made,) = folder.ok("backups", "list", "ann", "--json").json()["sets"]
+        folder.manifest(before)
+        folder.ok("apply", "--yes")
+        folder.ok("restore", made["set"])
+        assert keys(folder, "ann") == {"of ann"}

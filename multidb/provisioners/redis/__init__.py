@@ -15,7 +15,7 @@ How it is isolated
     ``isolation: prefix`` (automatic on a cluster): the user may touch only keys that start with ``<app>:``, all apps
     live in DB 0, and SCAN, KEYS, RANDOMKEY, DBSIZE, FLUSHDB and SORT, which ignore key patterns, are denied.
     ``enforced``. On servers without database rules all apps have to use the same isolation.
-    An app that has keys stays where they are: another ``db``, or another isolation, is refused.
+    An app that is not told stays where it is, and one that has keys is not sent elsewhere: that is refused.
 
     With a default user that needs no password everything is ``naming-only``. multidb turns that user off when it logs
     in as somebody else (unless ``servers.redis.default_user: keep``; on a server of others only when asked), and never

@@ -327,13 +327,14 @@ def test_no_app_is_sent_away_from_its_keys(elsewhere: dict[str, Any], marked: bo
     assert allocate([app(**elsewhere)], empty, recorded) == {"lernmi": elsewhere.get("db", 0)}
 
 
-@pytest.mark.parametrize("elsewhere", [{}, {"db": 9}])
+@pytest.mark.parametrize("elsewhere", [{"isolation": "database"}, {"db": 9}])
 def test_no_app_is_sent_away_from_its_prefix(elsewhere: dict[str, Any]) -> None:
     facts = dataclasses.replace(VALKEY_9, claims=(Claim("lernmi_user", 0, Owner("digi", "lernmi")),))
     with pytest.raises(UsageError, match="DB 0, under its prefix") as refused:
         allocate([app(**elsewhere)], facts, {"lernmi": 0})
     assert "isolation: prefix again (apps.lernmi.redis)" in (refused.value.hint or "")
     assert allocate([app(isolation="prefix"), app("b1")], facts, {"lernmi": 0}) == {"lernmi": 0, "b1": 1}
+    assert allocate([app(), app("b1")], facts, {}) == {"lernmi": 0, "b1": 1}, "one that is not told stays"
 
 
 @pytest.mark.parametrize("recorded", [{}, {"a1": 5}])

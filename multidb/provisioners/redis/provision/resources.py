@@ -221,10 +221,15 @@ def marks_of(rule: Rule) -> list[tuple[Owner, int]]:
 
 
 def by_prefix(app: App, facts: RedisFacts) -> bool:
+    """Whether the app lives in DB 0 under its prefix. One that is not told where to live stays where its mark is: so
+    does an app of which only the server knows."""
     options = AppOptions.of(app.stores[STORE])
-    if options.isolation == "auto":
-        return facts.cluster and (facts.databases or 1) <= FIRST_DB
-    return options.isolation == "prefix"
+    if options.isolation != "auto":
+        return options.isolation == "prefix"
+    marked = {claim.db for claim in facts.claims if claim.owner is not None and claim.user in user_names(app.id)}
+    if marked and options.db is None:
+        return 0 in marked
+    return facts.cluster and (facts.databases or 1) <= FIRST_DB
 
 
 def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:

@@ -37,8 +37,8 @@ class HostedServer:
         one_place: it has room for the data of one app only, so that a set of that app is tried in a scratch server
             beside it.
         other_admin: a second password of the admin's that it is to take, where it can, while one is replaced.
-        others: the servers that the same apps have where the manifest wants another isolation. While one of them has
-            data, this one is not begun.
+        others: the servers that the same apps have where the manifest wants another isolation, each with those that it
+            is instead of. While one of them has data, and none of those has, this one is not begun.
     """
 
     name: str

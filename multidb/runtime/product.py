@@ -56,7 +56,8 @@ class Products:
         if hosted.store in self._switched:
             return None
         if not hosted.kind.initialised(hosted):
-            others = [other for other in hosted.others if hosted.kind.initialised(other)]
+            begun = hosted.kind.initialised
+            others = [other for other in hosted.others if begun(other) and not any(map(begun, other.others))]
             if others:
                 return _elsewhere(hosted, others)
         before = hosted.kind.wrote(hosted) or self.recorded(hosted.name)

@@ -61,3 +61,10 @@ def test_an_app_is_not_sent_to_an_empty_server_and_takes_its_data_along_as_said(
     folder.ok("restore", made["set"])
     assert asked(folder, "MATCH (n:Note) RETURN n.text") == ["of ann"]
     folder.ok("plan", "--check")
+
+    # back again, where the data was before: a new app is no reason to ask
+    folder.ok("down")
+    folder.manifest(INSTANCE + "  bob: {stores: [neo4j]}\n")
+    folder.ok("up")
+    folder.ok("apply", "--yes")
+    folder.ok("plan", "--check")

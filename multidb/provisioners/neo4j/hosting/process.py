@@ -35,10 +35,9 @@ def processes(hosting: Hosting) -> list[HostedServer]:
     if isolation == "label":  # a convention inside one database: one server holds everybody
         others = tuple(hosting.server(app.id) for app in hosting.apps)
         return [dataclasses.replace(hosting.server(None), kind=kind, others=others)]
-    others = (hosting.server(None),)
-    return [
-        dataclasses.replace(hosting.server(app.id), kind=kind, one_place=True, others=others) for app in hosting.apps
-    ]
+    own = [dataclasses.replace(hosting.server(app.id), kind=kind, one_place=True) for app in hosting.apps]
+    shared = dataclasses.replace(hosting.server(None), others=tuple(own))
+    return [dataclasses.replace(hosted, others=(shared,)) for hosted in own]
 
 
 class Neo4jKind:

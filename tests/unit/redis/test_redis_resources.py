@@ -323,6 +323,8 @@ def test_no_app_is_sent_away_from_its_keys(elsewhere: dict[str, Any], marked: bo
         allocate([app(**elsewhere), app("b1")], facts, recorded)
     assert "db: 7 again (apps.lernmi.redis)" in (refused.value.hint or "")
     assert allocate([app(db=7)], facts, recorded) == allocate([app()], facts, recorded) == {"lernmi": 7}
+    theirs = dataclasses.replace(facts, claims=(Claim("lernmi_user", 7),))
+    assert allocate([app(**elsewhere)], theirs, {}) == {"lernmi": elsewhere.get("db", 0)}, "a conflict, and said as one"
     empty = dataclasses.replace(facts, keys={9: 1})
     assert allocate([app(**elsewhere)], empty, recorded) == {"lernmi": elsewhere.get("db", 0)}
 

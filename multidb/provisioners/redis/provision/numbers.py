@@ -48,12 +48,13 @@ def allocate(apps: Sequence[App], facts: Facts, recorded: Mapping[str, int]) -> 
     numbered = [app for app in apps if not by_prefix(app, facts)]
     _check_modes(prefixed, numbered, facts)
     claims = _by_user(facts)
+    own = {user: [claim for claim in of_user if claim.owner is not None] for user, of_user in claims.items()}
     marked = _marked(apps, claims)
     recorded = {app: number for app, number in recorded.items() if marked.get(number, app) == app}
     foreign = _foreign_numbers(apps, facts, recorded, marked)
     for app in apps:
-        held = _held(app, claims, recorded)
-        _check_place(app, held if held not in foreign else None, _in_zero(app, claims), facts)
+        held = _held(app, own, recorded)
+        _check_place(app, held if held not in foreign else None, _in_zero(app, own), facts)
     taken = dict(foreign)
     numbers = {app.id: 0 for app in prefixed}
 
@@ -134,7 +135,7 @@ def _held(app: App, claims: Mapping[str, Sequence[Claim]], recorded: Mapping[str
 
 def _in_zero(app: App, claims: Mapping[str, Sequence[Claim]]) -> bool:
     """Whether the app's mark says that it lives under its prefix."""
-    return any(claim.owner is not None and claim.owner.app == app.id and claim.db == 0 for claim in _of(app, claims))
+    return any(claim.db == 0 for claim in _of(app, claims))
 
 
 def _check_place(app: App, held: int | None, in_zero: bool, facts: RedisFacts) -> None:

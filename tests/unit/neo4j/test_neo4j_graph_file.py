@@ -122,7 +122,7 @@ def test_a_line_of_other_types_is_refused_or_harmless(line: Line, data: st.DataO
         properties = [decoded(each) for each in lines if "properties" in each]
     except ArchiveError:
         return
-        assert json.dumps(lines) == json.dumps([bad])  # as text: NaN is not itself
+    assert json.dumps(lines) == json.dumps([bad])  # as text: NaN is not itself
     assert all(isinstance(values, dict) for values, *_ in properties)
     with Numbers() as numbers:
         for each in lines:

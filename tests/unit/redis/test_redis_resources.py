@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -337,6 +338,28 @@ def test_no_app_is_sent_away_from_its_prefix(elsewhere: dict[str, Any]) -> None:
     assert "isolation: prefix again (apps.lernmi.redis)" in (refused.value.hint or "")
     assert allocate([app(isolation="prefix"), app("b1")], facts, {"lernmi": 0}) == {"lernmi": 0, "b1": 1}
     assert allocate([app(), app("b1")], facts, {}) == {"lernmi": 0, "b1": 1}, "one that is not told stays"
+
+
+class Looked(tuple[Claim, ...]):
+    """Claims that count how often somebody goes through them."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Claim]:
+        type(self).times += 1
+        return super().__iter__()
+
+
+def test_claims_are_gone_through_as_often_for_many_apps_as_for_few() -> None:
+    counted = []
+    for number in (5, 50):
+        names = [f"a{n}" for n in range(number)]
+        claims = Looked(Claim(f"{name}_user", n + 1, Owner("digi", name)) for n, name in enumerate(names))
+        facts = dataclasses.replace(VALKEY_9, claims=claims)
+        Looked.times = 0
+        assert allocate([app(name) for name in names], facts, {}) == {name: n + 1 for n, name in enumerate(names)}
+        counted.append(Looked.times)
+    assert counted[0] == counted[1]
 
 
 @pytest.mark.parametrize("recorded", [{}, {"a1": 5}])

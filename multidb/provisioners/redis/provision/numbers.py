@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from multidb.errors import UsageError
 from multidb.model import App, Facts, counted
@@ -48,13 +48,12 @@ def allocate(apps: Sequence[App], facts: Facts, recorded: Mapping[str, int]) -> 
     numbered = [app for app in apps if not by_prefix(app, facts)]
     _check_modes(prefixed, numbered, facts)
     claims = _by_user(facts)
-    own = {user: [claim for claim in of_user if claim.owner is not None] for user, of_user in claims.items()}
     marked = _marked(apps, claims)
     recorded = {app: number for app, number in recorded.items() if marked.get(number, app) == app}
     foreign = _foreign_numbers(apps, facts, recorded, marked)
     for app in apps:
-        held = _held(app, own, recorded)
-        _check_place(app, held if held not in foreign else None, _in_zero(app, own), facts)
+        held = _only(facts.marked(app.id) - {0}, app, recorded)
+        _check_place(app, held if held not in foreign else None, facts)
     taken = dict(foreign)
     numbers = {app.id: 0 for app in prefixed}
 
@@ -129,25 +128,23 @@ def _of(app: App, claims: Mapping[str, Sequence[Claim]]) -> list[Claim]:
 
 def _held(app: App, claims: Mapping[str, Sequence[Claim]], recorded: Mapping[str, int]) -> int | None:
     """The number that the app has already: by its mark on the server, else by what is recorded."""
-    live = {claim.db for claim in _of(app, claims)} - {0}
-    return live.pop() if len(live) == 1 else recorded.get(app.id) or None
+    return _only({claim.db for claim in _of(app, claims)} - {0}, app, recorded)
 
 
-def _in_zero(app: App, claims: Mapping[str, Sequence[Claim]]) -> bool:
-    """Whether the app's mark says that it lives under its prefix."""
-    return any(claim.db == 0 for claim in _of(app, claims))
+def _only(numbers: Collection[int], app: App, recorded: Mapping[str, int]) -> int | None:
+    """The number of these, where it is one; else the recorded one."""
+    return next(iter(numbers)) if len(numbers) == 1 else recorded.get(app.id) or None
 
 
-def _check_place(app: App, held: int | None, in_zero: bool, facts: RedisFacts) -> None:
+def _check_place(app: App, held: int | None, facts: RedisFacts) -> None:
     """An app is not sent away from its keys: nothing takes them along, and a number that it leaves is free for others,
     with all that is in it.
 
     Args:
         held: the app's number so far, which is nobody else's too.
-        in_zero: it has lived under its prefix. What it has there is not counted by itself.
     """
     prefixed, wish = by_prefix(app, facts), AppOptions.of(app.stores[STORE]).db
-    if in_zero and not prefixed:
+    if 0 in facts.marked(app.id) and not prefixed:  # what it has there is not counted by itself
         has, there = "what it has is", "DB 0, under its prefix"
         keep = "isolation: prefix"
     elif held and facts.keys.get(held) and (prefixed or wish not in (None, held)):

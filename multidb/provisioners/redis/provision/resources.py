@@ -79,6 +79,18 @@ class RedisFacts(Facts):
     external: bool = field(default=False, compare=False)  # multidb neither starts nor stops it
     new_users_hear_all: bool = False  # a user that is made begins with all channels (acl-pubsub-default)
     keys: Mapping[int, int] = field(default_factory=dict)  # number of keys by DB number, without empty ones
+    marks: Mapping[str, frozenset[int]] = field(init=False, repr=False, compare=False)  # by user, of what `claims` has
+
+    def __post_init__(self) -> None:
+        marks: dict[str, frozenset[int]] = {}
+        for claim in self.claims:
+            if claim.owner is not None:
+                marks[claim.user] = marks.get(claim.user, frozenset()) | {claim.db}
+        object.__setattr__(self, "marks", marks)
+
+    def marked(self, app: str) -> frozenset[int]:
+        """The DB numbers that marks give the app; 0: it lives in DB 0 under its prefix."""
+        return frozenset().union(*(self.marks.get(user, ()) for user in user_names(app)))
 
     @property
     def forgets(self) -> bool:
@@ -226,8 +238,7 @@ def by_prefix(app: App, facts: RedisFacts) -> bool:
     options = AppOptions.of(app.stores[STORE])
     if options.isolation != "auto":
         return options.isolation == "prefix"
-    marked = {claim.db for claim in facts.claims if claim.owner is not None and claim.user in user_names(app.id)}
-    if marked and options.db is None:
+    if options.db is None and (marked := facts.marked(app.id)):
         return 0 in marked
     return facts.cluster and (facts.databases or 1) <= FIRST_DB
 

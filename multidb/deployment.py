@@ -35,6 +35,7 @@ __all__ = [
     "app_endpoint",
     "containers",
     "secured",
+    "unused_containers",
 ]
 
 TOKEN_REF: Final = SecretRef(f"@{TOKEN}", "monitoring", "token")
@@ -68,6 +69,16 @@ def containers(project: Project) -> list[Container]:
             if servers[0].app is not None and not per_app and BACKUP in project.deploy.profiles:
                 servers_of_all.append(scratch(servers[0]))
     return servers_of_all
+
+
+def unused_containers(project: Project) -> list[Container]:
+    """The servers that the project's apps would share, and that none of them uses."""
+    if not project.runtime.starts_servers or project.deploy.strategy == "separate":
+        return []
+    described = ((spec, provisioner(spec.store).containers) for spec in project.servers if not project.apps_on(spec))
+    return [
+        container for spec, describe in described if describe is not None for container in describe(spec, (), False)
+    ]
 
 
 def secured(endpoint: Endpoint, container: Container, ca_file: str) -> Endpoint:

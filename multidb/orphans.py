@@ -34,7 +34,7 @@ __all__ = [
 
 def orphans(fleet: Fleet, servers: Sequence[Server] | None = None) -> dict[str, dict[str, Sequence[str]]]:
     """What servers have under the project's mark of apps that are neither in the manifest nor removed: by app and
-    store. A server that cannot be asked has nothing to say; one of a single app has none.
+    store. A server that cannot be asked has nothing to say; one of a single app is that app's, whole.
 
     Args:
         servers: None: all that there are, whether or not an app uses them.
@@ -79,6 +79,9 @@ def _things(
 
     shared = [server for server in servers if server.app is None]
     things: dict[str, dict[str, Sequence[str]]] = {}
+    for server in servers:
+        if server.app is not None and server.app not in known(server):
+            things.setdefault(server.app, {})[server.store] = [f"server {server.name}"]
     for server, of_server in zip(shared, side_by_side(asked, shared, at_once=SERVERS_AT_ONCE), strict=True):
         for app, of_app in of_server.items():
             things.setdefault(app, {})[server.store] = of_app

@@ -50,6 +50,8 @@ def show_plan(output: Output, plan: Plan) -> None:
 def plan_sentence(plan: Plan) -> str:
     """What the plan comes to."""
     if plan.in_sync and not plan.asked:
+        if plan.warnings:
+            return "No changes. No app of the manifest needs a server that can be had here."
         return "No changes. No server was asked: no app needs one that can be had here. Next: multidb add-app NAME"
     if plan.in_sync and plan.left:
         return (

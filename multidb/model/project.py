@@ -40,6 +40,15 @@ class ServerSpec:
         """Whether the app, which uses its store, has its place there."""
         return self.apps is None or app in self.apps
 
+    def own_server(self, app: str) -> str:
+        """What the server is called that the app has to itself, where the store has one for each app."""
+        return f"{self.name}-{app}"
+
+    def owner(self, server: str) -> str | None:
+        """The app that has the server of this name to itself; None: the name is no such one."""
+        app = server.removeprefix(self.own_server(""))
+        return app if app and app != server else None
+
 
 @dataclass(frozen=True, slots=True)
 class Project:
@@ -102,3 +111,8 @@ class Project:
     def apps_on(self, spec: ServerSpec) -> tuple[App, ...]:
         """The apps that have their place on it, in the order of the manifest."""
         return tuple(app for app in self.apps_with(spec.store) if spec.serves(app.id))
+
+    def needs(self, spec: ServerSpec) -> bool:
+        """Whether it serves an app of the manifest, or keeps what a removed one has."""
+        apps = (*self.apps.values(), *self.removed.values())
+        return any(spec.store in app.stores and spec.serves(app.id) for app in apps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -44,6 +44,10 @@ class ServerStatus:
     def start_hint(self) -> str:
         """What to do about it while it does not run."""
         return self.server.start_hint if self.server is not None else "start it: multidb up"
+
+    def without_apps(self) -> ServerStatus:
+        """The same, of a server that runs though no app uses it (any more)."""
+        return replace(self, message=f"{self.message}; no app of the manifest uses it; multidb down stops it")
 
     def not_running(self) -> ServerDown:
         """What is wrong with a server that was not started, or that cannot be."""
@@ -99,11 +103,11 @@ class Runtime(Protocol):
         """Stops the servers that serve nobody but `app`, where they are ours; with `erase` their data goes as well."""
 
     def status(self) -> list[ServerStatus]:
-        """Every server that the manifest asks for, without starting any."""
+        """Every server that the manifest asks for, without starting any, and those of ours that run all the same."""
 
     def servers(self) -> list[Server]:
-        """Every server that has an address, running or not: of those that exist already also the ones that no app
-        uses yet, or any more."""
+        """Every server that has an address, running or not. Also the ones that no app uses yet, or any more, of those
+        that exist already, and of ours while they run."""
 
     def missing(self) -> list[ServerStatus]:
         """The servers that the manifest asks for and that have no address: never started, or not to be had here."""

@@ -20,8 +20,8 @@ from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Progress, Project, Revival, Server
 from multidb.model.container import Container
 from multidb.runtime import Restarted, ServerState, ServerStatus
-from multidb.runtime.compose_servers import ComposeServers
-from multidb.runtime.compose_start import RECORD, ComposeStart
+from multidb.runtime.compose_servers import RECORD, ComposeServers
+from multidb.runtime.compose_start import ComposeStart
 from multidb.runtime.copies import admin_of_copy, forget_copy, revived_here
 from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time
 from multidb.secrets import Secret
@@ -200,7 +200,8 @@ class ComposeRuntime:
         """See `Runtime.servers`. One that was never started has no password and counts as having no address."""
         seen = self._servers.seen_for_addresses()
         own = [container for container in self._servers.containers if not container.scratch]
-        servers = [self._servers.located(container, seen.get(container.name)) for container in own]
+        there = [*own, *self._servers.unused]
+        servers = [self._servers.located(container, seen.get(container.name)) for container in there]
         return [server for server in servers if server is not None]
 
     def missing(self) -> list[ServerStatus]:

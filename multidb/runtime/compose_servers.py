@@ -9,13 +9,14 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from multidb.admin_credentials import other_password
 from multidb.concurrency import side_by_side
-from multidb.deployment import containers, secured
-from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerDown, ServerSlow
+from multidb.deployment import containers, secured, unused_containers
+from multidb.errors import AuthenticationFailed, MultidbError, Refused, RuntimeUnavailable, ServerDown, ServerSlow
 from multidb.model import Endpoint, Progress, Project, Server, Session
 from multidb.model.container import Container, Pooler, poolers
 from multidb.ports import LOOPBACK
@@ -29,7 +30,10 @@ from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.variables import compose_project
 
-__all__ = ["ComposeServers", "Stack", "last_lines", "located", "named", "pooler_status"]
+__all__ = ["RECORD", "ComposeServers", "Stack", "last_lines", "located", "named", "pooler_status"]
+
+RECORD: Final = "compose"
+"""The section of the state that holds the volumes which an ``up`` here may have made."""
 
 _STOP_LIMIT: Final = 60  # seconds until a container that does not leave is killed
 
@@ -88,15 +92,29 @@ class ComposeServers:
         servers = {(container.server, container.store): container for container in self.containers}
         return selected(servers, only, self._project.file)
 
+    @cached_property
+    def unused(self) -> list[Container]:
+        """Servers that run though no app of the manifest uses them (any more), of those that apps share. None where
+        the engine cannot be asked."""
+        if self._inside:
+            return []
+        known, idle = set(self._state.read(RECORD).get("volumes", ())), unused_containers(self._project)
+        idle = [each for each in idle if self.volume(each) in known and self._state.secrets.get(each.admin_ref)]
+        with contextlib.suppress(Refused, RuntimeUnavailable):
+            seen = self.seen() if idle else {}
+            return [each for each in idle if each.name in seen and seen[each.name].status == "running"]
+        return []
+
     def container(self, name: str) -> Container:
         """That of the server `name`."""
-        (container,) = self.chosen([name])
+        named = [container for container in self.containers if container.server == name]
+        named = named or [container for container in self.unused if container.server == name]
+        (container,) = named or self.chosen([name])
         return container
 
     def stack(self, container: Container) -> Stack:
-        """The compose file that it is in."""
-        (stack,) = [stack for stack in self.stacks if container in stack.containers]
-        return stack
+        """The compose file that it is in, or was, where no app uses it any more: all apps share that one."""
+        return next((stack for stack in self.stacks if container in stack.containers), self.stacks[0])
 
     def seen(self) -> dict[str, ContainerState]:
         """The containers that there are by service, which is a name that no two of the project's servers share."""
@@ -127,10 +145,11 @@ class ComposeServers:
         servers = side_by_side(
             lambda container: self._look(container, seen.get(container.name)), self.containers, finishing=True
         )
+        idle = [self._look(container, seen.get(container.name)).without_apps() for container in self.unused]
         pooled = [
             pooler_status(pooler, server, judge(seen.get(name))) for name, (pooler, server) in self.poolers.items()
         ]
-        return [*servers, *pooled]
+        return [*servers, *idle, *pooled]
 
     def ask(self, container: Container, seen: ContainerState | None) -> ServerStatus | None:
         """What the server says of itself after a login as its admin; None when it does not answer."""

@@ -14,14 +14,11 @@ from multidb.model import Progress, Project
 from multidb.model.container import Container, Pooler
 from multidb.ports import is_taken
 from multidb.runtime import ServerState, ServerStatus, compose_tool
-from multidb.runtime.compose_servers import ComposeServers, Stack, last_lines, pooler_status
+from multidb.runtime.compose_servers import RECORD, ComposeServers, Stack, last_lines, pooler_status
 from multidb.runtime.container_state import ContainerState, Verdict, judge
 from multidb.state import ProjectState
 
-__all__ = ["RECORD", "ComposeStart", "outdated"]
-
-RECORD: Final = "compose"
-"""The section of the state that holds the volumes which an ``up`` here may have made."""
+__all__ = ["ComposeStart", "outdated"]
 
 _PAUSE: Final = 0.5  # seconds between two looks at the containers
 _CERTIFICATE: Final = ("server.crt", "server.key")

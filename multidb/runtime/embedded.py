@@ -67,7 +67,7 @@ _STOP_LIMIT = 60.0  # seconds until a server that does not leave is killed
 
 
 class EmbeddedRuntime:
-    """A `Runtime` of processes on this machine, for the stores that apps of the manifest use.
+    """A `Runtime` of processes on this machine, for the stores that apps of the manifest use, or removed ones.
 
     Args:
         project: its `servers` have the options read here (``port``, ``max_connections`` ...).
@@ -189,7 +189,8 @@ class EmbeddedRuntime:
             Locked: an ``up`` or ``down`` works on this project.
         """
         report = one_at_a_time(progress)
-        own = [hosted for hosted in self._all() if hosted.app == app.id]
+        of_app = (self._hosted_servers_of(spec, (app,)) for spec in self._project.servers)
+        own = [hosted for servers in of_app for hosted in servers if hosted.app == app.id]
         with clear_errors(), self._state.machine_lock("runtime", "multidb"):
             recorded = self._ledger.read()
             stopped = [self._stop(recorded[hosted.name], report) for hosted in own if hosted.name in recorded]
@@ -314,16 +315,18 @@ class EmbeddedRuntime:
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`."""
         with clear_errors():
-            recorded = self._ledger.read()
-            return side_by_side(
+            recorded, unused = self._ledger.read(), self._unused()
+            used = side_by_side(
                 lambda hosted: self._look(hosted, recorded.get(hosted.name)), self._all(), finishing=True
             )
+            idle = side_by_side(lambda hosted: self._ask(hosted, recorded[hosted.name]), unused, finishing=True)
+        return [*used, *(status.without_apps() for status in idle)]
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started and has no port in the manifest has no address."""
         with clear_errors():
             recorded = self._ledger.read()
-            servers = [self._located(hosted, recorded.get(hosted.name)) for hosted in self._all()]
+            servers = [self._located(hosted, recorded.get(hosted.name)) for hosted in (*self._all(), *self._unused())]
         return [server for server in servers if server is not None]
 
     def missing(self) -> list[ServerStatus]:
@@ -382,11 +385,23 @@ class EmbeddedRuntime:
     # Which servers there are
 
     def _all(self) -> list[HostedServer]:
-        return [hosted for spec in self._project.servers for hosted in self._hosted_servers_of(spec)]
+        needed = [spec for spec in self._project.servers if self._project.needs(spec)]
+        return [hosted for spec in needed for hosted in self._hosted_servers_of(spec, self._project.apps_on(spec))]
 
-    def _hosted_servers_of(self, spec: ServerSpec) -> Sequence[HostedServer]:
-        describe, apps = provisioner(spec.store).processes, self._project.apps_on(spec)
-        if describe is None or not apps:
+    def _unused(self) -> list[HostedServer]:
+        """Those that run though no app of the manifest uses them (any more)."""
+        used = {hosted.name for hosted in self._all()}
+        left = {name for name, process in self._ledger.read().items() if name not in used and process.alive()}
+        unused = []
+        for spec in self._project.servers if left else ():
+            owners = [owner for owner in map(spec.owner, left) if owner is not None]
+            apps = [App(owner, owner, {}) for owner in owners]
+            unused += [hosted for hosted in self._hosted_servers_of(spec, apps) if hosted.name in left]
+        return unused
+
+    def _hosted_servers_of(self, spec: ServerSpec, apps: Sequence[App]) -> Sequence[HostedServer]:
+        describe = provisioner(spec.store).processes
+        if describe is None:
             return ()
         hosting = Hosting(
             root=Path(self._project.root),
@@ -425,7 +440,7 @@ class EmbeddedRuntime:
             yield offline
 
     def _hosted(self, spec: ServerSpec, app: str | None) -> HostedServer:
-        name = spec.name if app is None else f"{spec.name}-{app}"
+        name = spec.name if app is None else spec.own_server(app)
         return HostedServer(
             name=name,
             store=spec.store,

@@ -21,7 +21,7 @@ from multidb.provisioners.postgres.backup.inside import Inside
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.runtime import ServerState, open_runtime
 from multidb.runtime.compose import ComposeRuntime
-from multidb.runtime.compose_servers import ComposeServers, located
+from multidb.runtime.compose_servers import RECORD, ComposeServers, located
 from multidb.runtime.compose_start import ComposeStart, outdated
 from multidb.runtime.container_state import ContainerState
 from multidb.runtime.docker_engine import DockerEngine
@@ -358,3 +358,43 @@ def test_doctor_looks_for_pg_dump_as_backups_do(tmp_path: Path, monkeypatch: pyt
     assert found([], []).level is Level.WARNING
     assert "no server has said its version" in found([], []).message
     assert "no server has said its version" not in found([18], outside).message
+
+
+def test_a_container_that_runs_though_no_app_uses_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = opened(tmp_path)
+    made = ["digi_postgres-data", "digi_redis-data", "digi_qdrant-data"]
+    with ProjectState(tmp_path).change(RECORD) as record:
+        record["volumes"] = made
+    folder = str(tmp_path / "infrastructure")
+    running = {name: ContainerState(name, "running", folder=folder) for name in ("postgres", "redis", "neo4j-lernmi")}
+    running["qdrant"] = ContainerState("qdrant", "exited", folder=folder)
+    asked: list[DockerEngine] = []
+
+    def containers_of(engine: DockerEngine) -> dict[str, ContainerState]:
+        asked.append(engine)
+        return running
+
+    monkeypatch.setattr(DockerEngine, "containers", containers_of)
+    assert started.servers()
+    assert not asked, "every server has an app that uses it"
+
+    without = MANIFEST[: MANIFEST.index("apps:")] + "apps: {lernmi: {stores: [postgres]}}\n"
+    runtime = opened(tmp_path, without)
+    left = {server.name: server for server in runtime.servers()}
+    assert left.keys() == {"postgres", "redis"}
+    assert str(left["redis"].endpoint) == "127.0.0.1:6379"
+    assert runtime.admin(left["redis"]) == Secret("secret-of-redis")
+    assert runtime.missing() == []
+    assert "no app of the manifest uses it" in {status.name: status.message for status in runtime.status()}["redis"]
+
+    with ProjectState(tmp_path).change(RECORD) as record:
+        record["volumes"] = []
+    assert [server.name for server in opened(tmp_path, without).servers()] == ["postgres"], "not ours"
+
+
+def test_without_an_engine_nothing_is_said_of_servers_that_no_app_uses(tmp_path: Path) -> None:
+    opened(tmp_path)
+    with ProjectState(tmp_path).change(RECORD) as record:
+        record["volumes"] = ["digi_redis-data"]
+    without = MANIFEST[: MANIFEST.index("apps:")] + "apps: {lernmi: {stores: [postgres]}}\n"
+    assert [server.name for server in opened(tmp_path, without).servers()] == ["postgres"]

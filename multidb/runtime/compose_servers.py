@@ -98,11 +98,13 @@ class ComposeServers:
         the engine cannot be asked."""
         if self._inside:
             return []
-        known, idle = set(self._state.read(RECORD).get("volumes", ())), unused_containers(self._project)
-        idle = [each for each in idle if self.volume(each) in known and self._state.secrets.get(each.admin_ref)]
+        known = set(self._state.read(RECORD).get("volumes", ()))
+        idle = [container for container in unused_containers(self._project) if self.volume(container) in known]
+        idle = [container for container in idle if self._state.secrets.get(container.admin_ref) is not None]
         with contextlib.suppress(Refused, RuntimeUnavailable):
             seen = self.seen() if idle else {}
-            return [each for each in idle if each.name in seen and seen[each.name].status == "running"]
+            running = {service for service, container in seen.items() if container.status == "running"}
+            return [container for container in idle if container.name in running]
         return []
 
     def container(self, name: str) -> Container:

@@ -18,6 +18,7 @@ from tests.contract.case_redis import (
     PASSWORD,
     as_admin,
     real_server,
+    redis_6_binary,
     redis_8_binary,
     redis_binary,
     valkey_binary,
@@ -25,7 +26,7 @@ from tests.contract.case_redis import (
 from tests.contract.redis_project import Project
 from tests.support.case import RealServer
 
-BINARIES = {"valkey-9": valkey_binary, "redis-7": redis_binary, "redis-8": redis_8_binary}
+BINARIES = {"valkey-9": valkey_binary, "redis-7": redis_binary, "redis-8": redis_8_binary, "redis-6": redis_6_binary}
 KINDS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("valkey-9", {}),
     ("redis-7", {"scripts": True}),

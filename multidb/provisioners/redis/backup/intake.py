@@ -31,6 +31,7 @@ __all__ = ["Intake", "content", "shown"]
 _SECONDS: Final = 60  # that the key stays, should we be gone
 _SHOWN: Final = 60  # bytes of a key's name in an error
 _STRING: Final = 0  # RDB type
+_COUNTING: Final = 10  # RDB version of Redis 7.0, the first that says how many entries a stream has had
 _TABLES: Final = frozenset({SET_TABLE, HASH_TABLE})
 
 
@@ -48,6 +49,7 @@ class Intake:
         self.limits = limits
         self.rdb = rdb
         self.fields_expire = "hpexpireat" in facts.commands
+        self.streams_count = rdb >= _COUNTING
         self._server = server
         self._key = f"__multidb__:shape:{time.monotonic_ns()}"
         self._opening: AbstractContextManager[BatchConnection] = keys.lane(number)

@@ -326,7 +326,15 @@ class RedisSource:
                     now = _milliseconds(lane) if self._when == "PTTL" else 0
                 for (key, kind, ms), page in zip(there, pages, strict=True):
                     expires = self._fields_expire and self._intake.fields_expire
-                    pieces = making(lane, key, kind, page, self._intake.target, fields_expire=expires)
+                    pieces = making(
+                        lane,
+                        key,
+                        kind,
+                        page,
+                        self._intake.target,
+                        fields_expire=expires,
+                        streams_count=self._intake.streams_count,
+                    )
                     try:
                         payload = None if page is None else self._intake.made(key, self._explained_pieces(page, pieces))
                     except _Changed:

@@ -40,7 +40,14 @@ def first_page(key: bytes, kind: bytes) -> Words:
 
 
 def making(
-    lane: BatchConnection, key: bytes, kind: bytes, answer: Any, target: bytes, *, fields_expire: bool
+    lane: BatchConnection,
+    key: bytes,
+    kind: bytes,
+    answer: Any,
+    target: bytes,
+    *,
+    fields_expire: bool,
+    streams_count: bool,
 ) -> Iterator[Sequence[Words]]:
     """The commands that make the value under another name, where there is nothing, some at a time.
 
@@ -48,6 +55,7 @@ def making(
         lane: leads to the server that has the value.
         answer: that to `first_page`.
         fields_expire: whether fields of hashes may have an expiry, on both servers.
+        streams_count: whether the server that takes it counts what a stream has had and what its groups have read.
     """
     match kind:
         case b"string":
@@ -65,7 +73,7 @@ def making(
                 scores = zip(values[1::2], values[::2], strict=True)
                 yield [("ZADD", target, *(word for pair in scores for word in pair))]
         case b"stream":
-            yield from _stream(lane, key, answer, target)
+            yield from _stream(lane, key, answer, target, streams_count)
 
 
 def _scanned(lane: BatchConnection, command: str, key: bytes, answer: Any, width: int) -> Iterator[list[list[bytes]]]:
@@ -108,7 +116,9 @@ def _hash(
         yield commands
 
 
-def _stream(lane: BatchConnection, key: bytes, answer: Any, target: bytes) -> Iterator[Sequence[Words]]:
+def _stream(
+    lane: BatchConnection, key: bytes, answer: Any, target: bytes, streams_count: bool
+) -> Iterator[Sequence[Words]]:
     described = _named(lane.ask("XINFO", "STREAM", key))
     groups = [_named(group) for group in lane.ask("XINFO", "GROUPS", key)]
     gone = _gone(lane, key, groups)
@@ -127,11 +137,13 @@ def _stream(lane: BatchConnection, key: bytes, answer: Any, target: bytes) -> It
         last = answer[-1][0]
         answer = lane.ask("XRANGE", key, b"(" + last, "+", "COUNT", _PAGE) if len(answer) == _PAGE else []
     yield from _batched([_placeholder(target, entry) for entry in coming])
-    history = ("ENTRIESADDED", described[b"entries-added"], "MAXDELETEDID", described[b"max-deleted-entry-id"])
-    ending = ("XSETID", target, described[b"last-generated-id"], *(history if b"entries-added" in described else ()))
+    history: Words = ()
+    if streams_count and b"entries-added" in described:
+        history = ("ENTRIESADDED", described[b"entries-added"], "MAXDELETEDID", described[b"max-deleted-entry-id"])
+    ending = ("XSETID", target, described[b"last-generated-id"], *history)
     yield [ending]
     for group in groups:
-        yield from _group(lane, key, target, group)
+        yield from _group(lane, key, target, group, streams_count)
     if gone:
         # Those before the first entry have mostly been trimmed, which moves no max-deleted-entry-id as XDEL does.
         within = [entry for entry in gone if first is not None and _order(entry) > first]
@@ -165,8 +177,10 @@ def _batched(commands: Sequence[Words]) -> Iterator[Sequence[Words]]:
         yield commands[at : at + _PAGE]
 
 
-def _group(lane: BatchConnection, key: bytes, target: bytes, group: dict[bytes, Any]) -> Iterator[Sequence[Words]]:
-    name, read = group[b"name"], group.get(b"entries-read")
+def _group(
+    lane: BatchConnection, key: bytes, target: bytes, group: dict[bytes, Any], streams_count: bool
+) -> Iterator[Sequence[Words]]:
+    name, read = group[b"name"], group.get(b"entries-read") if streams_count else None
     counted = ("ENTRIESREAD", read) if read is not None else ()
     consumers = [_named(consumer)[b"name"] for consumer in lane.ask("XINFO", "CONSUMERS", key, name)]
     yield [

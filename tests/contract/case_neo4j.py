@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -39,6 +40,7 @@ from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Th
 from tests.support.load_neo4j import CLIENTS
 
 ENTERPRISE = "MULTIDB_TEST_NEO4J_ENTERPRISE"
+COMMUNITY_5 = "MULTIDB_TEST_NEO4J_5"  # of Community
 _REFUSALS = ("Neo.ClientError.Security.", "Neo.ClientError.Database.DatabaseNotFound")
 
 
@@ -97,11 +99,20 @@ def wait_for_bolt(port: int, admin: Secret) -> None:
             time.sleep(0.2)
 
 
+def enterprise(folder: Path) -> contextlib.AbstractContextManager[RealServer]:
+    return named_by(ENTERPRISE, "Neo4j Enterprise")
+
+
+def community_5(folder: Path) -> contextlib.AbstractContextManager[RealServer]:
+    return named_by(COMMUNITY_5, "Neo4j 5")
+
+
 @contextlib.contextmanager
-def enterprise(folder: Path) -> Iterator[RealServer]:
-    url = os.environ.get(ENTERPRISE)
+def named_by(variable: str, what: str) -> Iterator[RealServer]:
+    """The server that the variable names, which is not ours to stop."""
+    url = os.environ.get(variable)
     if not url:
-        pytest.skip(f"no Neo4j Enterprise here; name one with {ENTERPRISE}=bolt://user:password@host:port")
+        pytest.skip(f"no {what} here; name one with {variable}=bolt://user:password@host:port")
     parts = urlsplit(url)
     params = {"scheme": parts.scheme}
     endpoint = Endpoint(parts.hostname or "", parts.port or 7687, unquote(parts.username or "neo4j"), params=params)
@@ -236,6 +247,8 @@ _COMMUNITY = StoreCase(
     instance=True,
 )
 
+_COMMUNITY_5 = replace(_COMMUNITY, name="neo4j-community-5", start=community_5)
+
 
 # Enterprise
 
@@ -359,4 +372,4 @@ _ENTERPRISE = StoreCase(
     clients=CLIENTS,
 )
 
-CASES = [_COMMUNITY, _ENTERPRISE]
+CASES = [_COMMUNITY, _COMMUNITY_5, _ENTERPRISE]

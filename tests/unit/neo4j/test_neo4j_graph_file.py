@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from multidb.errors import ArchiveError
 from multidb.provisioners.neo4j.backup.graph import decoded
 from multidb.provisioners.neo4j.backup.graph_file import HEAD, Line, Numbers, Tally, read, write
-from multidb.provisioners.neo4j.backup.values import decode, encode
+from multidb.provisioners.neo4j.backup.values import Spelled, decode, encode
 
 NODES: list[Line] = [{"node": n, "labels": ["A"] if n % 2 else [], "properties": {"n": n // 3}} for n in range(20)]
 LINKS: list[Line] = [
@@ -134,3 +134,16 @@ def test_a_line_of_other_types_is_refused_or_harmless(line: Line, data: st.DataO
 def test_a_file_as_deep_as_a_well_is_damaged() -> None:
     with pytest.raises(ArchiveError, match="damaged"):
         list(read(io.BytesIO(b'{"node": ' + b"[" * 100_000 + b"\n"), "here"))
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("-0753-04-21T12:00:00+00:49:56[Europe/Rome]", "-0753-04-21T12:00:00[Europe/Rome]"),
+        ("+12026-01-01T00:00:00+01:00[Europe/Berlin]", "+12026-01-01T00:00:00+01:00[Europe/Berlin]"),
+        ("-0753-04-21T12:00:00+00:49:56", "-0753-04-21T12:00:00+00:49:56"),
+    ],
+)
+def test_no_offset_with_seconds_is_sent_where_a_zone_says_it(written: str, sent: str) -> None:
+    """Neo4j 5 writes such a text and does not read it."""
+    assert decode({"text": written, "of": "datetime"}) == Spelled("datetime", sent)

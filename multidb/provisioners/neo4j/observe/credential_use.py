@@ -11,11 +11,9 @@ from multidb.provisioners.neo4j.driver.connection import Bolt
 
 __all__ = ["QUERY", "credential_use"]
 
-# `connectTime` is a text in ISO 8601 (https://neo4j.com/docs/operations-manual/current/procedures/).
-QUERY: Final = (
-    "CALL dbms.listConnections() YIELD username, clientAddress, connectTime WHERE username IN $users "
-    "RETURN username, clientAddress, connectTime"
-)
+# `connectTime` is a text in ISO 8601 (https://neo4j.com/docs/operations-manual/current/procedures/). Neo4j 5 takes no
+# WHERE of a procedure in database system: "The following unsupported clauses were used: WITH" (seen on 5.26).
+QUERY: Final = "CALL dbms.listConnections() YIELD username, clientAddress, connectTime"
 
 
 def credential_use(users: Mapping[str, str], bolt: Bolt) -> dict[str, list[CredentialUse]]:
@@ -25,7 +23,9 @@ def credential_use(users: Mapping[str, str], bolt: Bolt) -> dict[str, list[Crede
         users: by name, whose each is.
     """
     began: dict[tuple[str, str], list[datetime]] = {}
-    for row in bolt.ask(QUERY, values={"users": list(users)}):
+    for row in bolt.ask(QUERY):
+        if row["username"] not in users:
+            continue
         place = row["username"], _host(row["clientAddress"])
         began.setdefault(place, []).append(_moment(row["connectTime"]))
     uses: dict[str, list[CredentialUse]] = {}

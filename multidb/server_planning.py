@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from multidb.access import access_of, record_access
 from multidb.baseline import Baseline
-from multidb.errors import ServerError
+from multidb.errors import MultidbError, ServerError
 from multidb.fleet import Fleet, Scope
 from multidb.model import (
     Action,
@@ -51,7 +51,7 @@ class ServerPlanner:
         in_scope = [app for app in self._fleet.apps_of(server) if scope.wants(app)]
         apps = [app for app in in_scope if app.mode(store.name) is not AppMode.OBSERVE]
         observed = [app for app in in_scope if app.mode(store.name) is AppMode.OBSERVE]
-        unread: dict[str, ServerError] = {}
+        unread: dict[str, MultidbError] = {}
         moves: dict[str, Move] = {}
         desired, live, left = self._compared(server, session, scope, context, apps, unread, moves)
         left += self._observed(session, scope, context, observed)
@@ -86,7 +86,7 @@ class ServerPlanner:
         scope: Scope,
         context: StoreContext,
         apps: Sequence[App],
-        unread: dict[str, ServerError],
+        unread: dict[str, MultidbError],
         moves: dict[str, Move],
     ) -> tuple[tuple[Resource, ...], Sequence[Resource], list[Change]]:
         """What is to be there, what is there, and what is left of apps from which nothing is taken.
@@ -140,7 +140,7 @@ class ServerPlanner:
 
 
 def _with_statements(
-    change: Change, store: Provisioner, context: StoreContext, unread: dict[str, ServerError]
+    change: Change, store: Provisioner, context: StoreContext, unread: dict[str, MultidbError]
 ) -> Change:
     """The change with what makes it; in `unread`, why that cannot be said for its app."""
     assert context.server is not None

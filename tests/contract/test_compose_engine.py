@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from multidb.ports import choose
 from multidb.runtime import compose_tool
@@ -238,9 +239,9 @@ def test_a_killed_server_is_seen_and_comes_back_with_its_users(stack: Stack) -> 
     stack.engine.docker("kill", stack.container("redis"))
 
     servers = run(stack.folder, stack.engine, "status", "--json", code=1).json()["servers"]
-    (redis,) = [each for each in servers if each["server"] == "redis"]
-    assert redis["state"] == "failed"
-    assert "exit code 137" in redis["message"]
+    (valkey,) = [each for each in servers if each["server"] == "redis"]
+    assert valkey["state"] == "failed"
+    assert "exit code 137" in valkey["message"]
 
     run(stack.folder, stack.engine, "up", "--server", "redis")
     run(stack.folder, stack.engine, "plan", "--check")
@@ -250,15 +251,15 @@ def test_a_paused_server_is_named_with_the_command_that_lets_it_go_on(stack: Sta
     stack.engine.docker("pause", stack.container("redis"))
     try:
         for command in ("up", "restart"):
-            (redis,) = [
+            (valkey,) = [
                 each
                 for each in run(stack.folder, stack.engine, command, "--json", "--yes", code=4).json()["servers"]
                 if each["server"] == "redis"
             ]
-            assert "its container is paused" in redis["message"]
-            assert "port" not in redis["message"]
+            assert "its container is paused" in valkey["message"]
+            assert "port" not in valkey["message"]
     finally:
-        way = re.search(r"docker (unpause \S+),", redis["message"])
+        way = re.search(r"docker (unpause \S+),", valkey["message"])
         assert way is not None
         stack.engine.docker(*way[1].split())
     run(stack.folder, stack.engine, "up")
@@ -916,6 +917,41 @@ def test_a_proxy_speaks_tls_before_the_service(
     assert "<html" in page[1]
     assert token[1] not in said
     assert {binding["HostIp"] for of in ports for bound in of.values() for binding in bound} == {"127.0.0.1"}
+
+
+def test_a_container_that_no_app_uses_any_more_is_asked_like_the_others(
+    engine: Engine, left_out: dict[str, str], tmp_path: Path
+) -> None:
+    project, stores = "multidbtest9", ["redis", "postgres"]
+    folder = place(tmp_path)
+    both = manifest(stores, project=project, apps={"ann": stores, "bob": ["postgres"]})
+    folder.manifest(both)
+    try:
+        run(folder, engine, "up")
+        run(folder, engine, "apply", "--yes")
+        login = folder.variables("ann")
+        folder.manifest("".join(line for line in both.splitlines(keepends=True) if not line.startswith("  ann:")))
+        run(folder, engine, "up")
+        listed = run(folder, engine, "status", "--json").json()["servers"]
+        addresses = {each["server"]: each["address"] for each in listed}
+        planned = run(folder, engine, "plan", "--check", code=1)
+        run(folder, engine, "remove-app", "ann", "--yes", "--no-backup")
+        (host, port), user = addresses["redis"].split(":"), login["REDIS_USER"]
+        with (
+            redis.Redis(host, int(port), username=user, password=login["REDIS_PASSWORD"]) as client,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            client.ping()
+        run(folder, engine, "purge", "ann", "--yes-destroy", "ann")
+        run(folder, engine, "plan", "--check")
+        run(folder, engine, "down")
+        assert not services_of(engine, project)
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    assert "no app of the manifest uses it" in {each["server"]: each["message"] for each in listed}["redis"]
+    assert "app ann: is on the servers and not in the manifest: " in planned.out
+    assert "acl user ann_user" in planned.out
 
 
 def test_the_typed_name_of_the_project_deletes_its_data(

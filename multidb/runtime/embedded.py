@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -315,18 +315,21 @@ class EmbeddedRuntime:
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`."""
         with clear_errors():
-            recorded, unused = self._ledger.read(), self._unused()
+            recorded = self._ledger.read()
             used = side_by_side(
                 lambda hosted: self._look(hosted, recorded.get(hosted.name)), self._all(), finishing=True
             )
-            idle = side_by_side(lambda hosted: self._ask(hosted, recorded[hosted.name]), unused, finishing=True)
+            idle = side_by_side(
+                lambda hosted: self._ask(hosted, recorded[hosted.name]), self._unused(recorded), finishing=True
+            )
         return [*used, *(status.without_apps() for status in idle)]
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started and has no port in the manifest has no address."""
         with clear_errors():
             recorded = self._ledger.read()
-            servers = [self._located(hosted, recorded.get(hosted.name)) for hosted in (*self._all(), *self._unused())]
+            there = (*self._all(), *self._unused(recorded))
+            servers = [self._located(hosted, recorded.get(hosted.name)) for hosted in there]
         return [server for server in servers if server is not None]
 
     def missing(self) -> list[ServerStatus]:
@@ -388,10 +391,10 @@ class EmbeddedRuntime:
         needed = [spec for spec in self._project.servers if self._project.needs(spec)]
         return [hosted for spec in needed for hosted in self._hosted_servers_of(spec, self._project.apps_on(spec))]
 
-    def _unused(self) -> list[HostedServer]:
-        """Those that run though no app of the manifest uses them (any more)."""
+    def _unused(self, recorded: Mapping[str, Process]) -> list[HostedServer]:
+        """Those of the record that run though no app of the manifest uses them (any more)."""
         used = {hosted.name for hosted in self._all()}
-        left = {name for name, process in self._ledger.read().items() if name not in used and process.alive()}
+        left = {name for name, process in recorded.items() if name not in used and process.alive()}
         unused = []
         for spec in self._project.servers if left else ():
             owners = [owner for owner in map(spec.owner, left) if owner is not None]

@@ -109,9 +109,8 @@ class ComposeServers:
 
     def container(self, name: str) -> Container:
         """That of the server `name`."""
-        named = [container for container in self.containers if container.server == name]
-        named = named or [container for container in self.unused if container.server == name]
-        (container,) = named or self.chosen([name])
+        used = [container for container in self.containers if container.server == name]
+        (container,) = used or [unused for unused in self.unused if unused.server == name] or self.chosen([name])
         return container
 
     def stack(self, container: Container) -> Stack:

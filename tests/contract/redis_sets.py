@@ -6,12 +6,22 @@ import contextlib
 import io
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from multidb.model import App, Part, Place
 from tests.contract.redis_stage import Stage
+
+READS: dict[bytes, Callable[[bytes], tuple[Any, ...]]] = {
+    b"string": lambda key: ("GET", key),
+    b"hash": lambda key: ("HGETALL", key),
+    b"list": lambda key: ("LRANGE", key, 0, -1),
+    b"set": lambda key: ("SMEMBERS", key),
+    b"zset": lambda key: ("ZRANGE", key, 0, -1, "WITHSCORES"),
+    b"stream": lambda key: ("XINFO", "STREAM", key, "FULL", "COUNT", 0),
+}
+"""By type, the command that tells a value."""
 
 
 def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
@@ -103,14 +113,6 @@ def fill(stage: Stage, app: App, later: int) -> None:
 
 def content(stage: Stage, app: App, number: int, prefix: bytes) -> dict[bytes, tuple[bytes, int]]:
     """Every key under a prefix in a DB, with what it holds in its type's own terms, and its expiry."""
-    reads = {
-        b"string": lambda key: ("GET", key),
-        b"hash": lambda key: ("HGETALL", key),
-        b"list": lambda key: ("LRANGE", key, 0, -1),
-        b"set": lambda key: ("SMEMBERS", key),
-        b"zset": lambda key: ("ZRANGE", key, 0, -1, "WITHSCORES"),
-        b"stream": lambda key: ("XINFO", "STREAM", key, "FULL", "COUNT", 0),
-    }
     found: dict[bytes, tuple[bytes, int]] = {}
     with stage.raw(app) as client, client.pipeline() as pipeline:
         pipeline.response_callbacks.clear()
@@ -124,7 +126,7 @@ def content(stage: Stage, app: App, number: int, prefix: bytes) -> dict[bytes, t
             if kind == b"none":  # it has expired meanwhile
                 continue
             pipeline.execute_command("SELECT", number)
-            pipeline.execute_command(*reads[kind](key))
+            pipeline.execute_command(*READS[kind](key))
             pipeline.execute_command("PEXPIRETIME", key)
             _, value, expiry = pipeline.execute()
             if kind == b"set":

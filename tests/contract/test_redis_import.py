@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from multidb.provisioners.redis.driver.batch_connection import BatchConnection
 from multidb.provisioners.redis.hosting.rdb_file import served
 from tests.contract.case_redis import PASSWORD, as_admin
 from tests.contract.redis_elsewhere import NUMBER, Elsewhere, held
-from tests.contract.redis_sets import fill, place_of, quiet
+from tests.contract.redis_sets import READS, fill, place_of, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers  # noqa: F401
 from tests.support.case import RealServer
 from tests.support.checkpoints import Killed, Marks
@@ -188,14 +188,7 @@ def test_every_kind_of_value_comes_along_where_a_server_does_not_count_what_stre
 
 def plainly(stage: Stage | Elsewhere, app: App, number: int, prefix: bytes) -> dict[bytes, Any]:
     """Every key under a prefix in a DB, as every server tells it."""
-    reads: dict[bytes, Callable[[bytes], tuple[Any, ...]]] = {
-        b"string": lambda key: ("GET", key),
-        b"hash": lambda key: ("HGETALL", key),
-        b"list": lambda key: ("LRANGE", key, 0, -1),
-        b"set": lambda key: ("SMEMBERS", key),
-        b"zset": lambda key: ("ZRANGE", key, 0, -1, "WITHSCORES"),
-        b"stream": lambda key: ("XRANGE", key, "-", "+"),
-    }
+    reads = {**READS, b"stream": lambda key: ("XRANGE", key, "-", "+")}
     values: dict[bytes, Any] = {}
     with stage.raw(app) as client:
         ask = client.execute_command

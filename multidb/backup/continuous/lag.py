@@ -69,6 +69,6 @@ def _archives(project: Project, state: ProjectState, app: App) -> Iterator[tuple
             continue
         for spec in project.servers:
             if spec.store == store and spec.serves(app.id):
-                for name in (spec.name, f"{spec.name}-{app.id}"):
+                for name in (spec.name, spec.own_server(app.id)):
                     if name in known:
                         yield name, known[name], options

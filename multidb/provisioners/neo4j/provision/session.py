@@ -219,11 +219,11 @@ class Neo4jSession:
 
     def _without_room(self, inspection: Inspection, owns: Sequence[Owner]) -> Iterator[tuple[str, Refused]]:
         """By app, why it cannot have a place on a server that another app of its project has to itself."""
-        for want in inspection.desired:
-            if isinstance(want, Mark) and want.mode is not Mode.LABEL and want.app is not None:
-                others = [owner.app for owner in owns if owner.project == inspection.context.project]
-                if others and want.app not in others:
-                    yield want.app, one_app_only([*others, want.app], inspection.context)
+        holders = [owner.app for owner in owns if owner.project == inspection.context.project]
+        alone = (want for want in inspection.desired if isinstance(want, Mark) and want.mode is not Mode.LABEL)
+        for want in alone if holders else ():
+            if want.app is not None and want.app not in holders:
+                yield want.app, one_app_only([*holders, want.app], inspection.context)
 
     def _single_mark(self, want: Mark, owns: Sequence[Owner], labels: Sequence[Owner]) -> Mark | None:
         """Who holds what `want` would mark: on a server of one app anybody's mark, or data that nobody marked."""

@@ -18,7 +18,7 @@ from multidb.state import ProjectState
 from multidb.state_stores import open_state
 from multidb.tombstone import ways_of_removed
 
-__all__ = ["Draft", "draft_entry", "ensure_entry", "show_draft", "show_edit", "take_back", "write_draft"]
+__all__ = ["Draft", "draft_entry", "show_draft", "show_edit", "take_back", "write_draft"]
 
 _CONTEXT = 1  # lines around an edit
 
@@ -152,24 +152,6 @@ def show_edit(output: Output, path: Path, before: str, after: str) -> None:
 def _lines(before: str, after: str) -> list[str]:
     diff = unified_diff(before.splitlines(), after.splitlines(), n=_CONTEXT, lineterm="")
     return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
-
-
-def ensure_entry(run: Run, output: Output, new: str, entry: Mapping[str, Any]) -> tuple[Project, bool]:
-    """Adds an app to the manifest's text, if it is not in it; asks nobody.
-
-    Returns:
-        The project with the app, as the manifest says it now; and whether the app was added.
-
-    Raises:
-        As `draft_entry`; the manifest is as it was.
-    """
-    draft = draft_entry(run, new, lambda project: entry, lambda project, existing: {})
-    if not draft.added:
-        output.note(f"{new} is in {draft.project.apps[new].where} already")
-        return draft.project, False
-    project = write_draft(run, draft)
-    output.note(f"Added {new} to {run.file}")
-    return project, True
 
 
 def _checked(run: Run, path: Path, text: str) -> Project:

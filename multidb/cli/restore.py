@@ -35,7 +35,7 @@ from multidb.backup.restoring import Restored, SetSource, require_parts, restore
 from multidb.backup.restoring import restore as bring_back
 from multidb.backup.set_ids import made_at
 from multidb.backup.sets import FILES, BackupSet, declaration
-from multidb.cli.entries import ensure_entry
+from multidb.cli.entries import draft_entry, write_draft
 from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import IdentityOption, PartsOption, Run, SetArgument, examples, scope_of_sets, with_run
@@ -43,12 +43,13 @@ from multidb.cli.output import Output
 from multidb.cli.plan_view import report_document, show_report
 from multidb.closure import Closure, close, closures, is_restoring
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, PartlyApplied, ServerError, UsageError
+from multidb.errors import ArchiveError, PartlyApplied, Refused, ServerError, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.mentions import mentions
 from multidb.model import Project, Server, listed, moment_in_words
 from multidb.orphans import orphans
+from multidb.plan import conflict_error
 from multidb.provisioners import known_stores, provisioner
 from multidb.report import Report
 
@@ -424,16 +425,44 @@ def audited(engine: Engine, app: str, output: Output) -> Openings:
 def ensure_copy(
     run: Run, engine: Engine, output: Output, entry: Mapping[str, Any], closing: Closure
 ) -> tuple[Project, bool]:
-    """As `ensure_entry`, for an app that is to get another's data. One that is added has a folder for its files, and is
-    known for unfinished from here on, with no login on, unless a server has something of it already."""
+    """Adds an app that is to get another's data to the manifest's text, if it is not in it; asks nobody. One that is
+    added has a folder for its files, and is known for unfinished from here on, with no login on, unless a server has
+    something of it already.
+
+    Returns:
+        The project with the app, as the manifest says it now; and whether the app was added.
+
+    Raises:
+        Refused: a server has no room for it. The manifest is as it was, as after anything that `draft_entry` raises.
+    """
     new = closing.app
-    untouched = new not in engine.project.apps and new not in orphans(engine.fleet)
-    project, added = ensure_entry(run, output, new, entry)
-    if added:
-        make_own(project, new)
-    if added and untouched:
+    draft = draft_entry(run, new, lambda project: entry, lambda project, existing: {})
+    if not draft.added:
+        output.note(f"{new} is in {draft.project.apps[new].where} already")
+        return draft.project, False
+    untouched = new not in orphans(engine.fleet)
+    _require_room(run.engine(output, draft.project), new)
+    project = write_draft(run, draft)
+    output.note(f"Added {new} to {run.file}")
+    make_own(project, new)
+    if untouched:
         close(engine.state, closing)
-    return project, added
+    return project, True
+
+
+def _require_room(engine: Engine, app: str) -> None:
+    """`Refused` where nothing can be made of the app on a server, or what stands there by its names is not its own."""
+    planned = engine.plan(Scope(frozenset({app})))
+    for _, error in planned.errors:
+        if isinstance(error, Refused):
+            raise error
+    foreign = [
+        conflict
+        for conflict in planned.conflicts
+        if conflict.live and conflict.desired and conflict.live.owner != conflict.desired.owner
+    ]
+    if foreign:
+        raise conflict_error(foreign, hint="give the new app another name; nothing was changed")
 
 
 def tell_unshared(output: Output, source: str, new: str, declaration: Mapping[str, Any]) -> None:

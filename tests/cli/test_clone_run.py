@@ -165,17 +165,33 @@ def test_a_clone_that_could_not_be_made_is_known_for_unfinished(folder: Folder) 
     assert (refused.code, "masking SQL is for Postgres" in refused.err) == (2, True)
     assert (folder.path / "multidb.yaml").read_text() == before, "what is refused adds no app"
 
-    with psycopg.connect(_admins(folder), autocommit=True) as connection:
-        connection.execute("CREATE ROLE half_owner")  # somebody's
-        failed = folder.run("clone", "ann", "half")
-        assert (failed.code, "half_owner" in failed.err) == (3, True)
-        connection.execute("DROP ROLE half_owner")
+    stopped = stopped_at(folder, "multidb.cli.restore:ready", "clone", "ann", "half")
+    assert stopped is not None
+    kill(stopped)
     folder.ok("apply", "--yes")
     checked = folder.run("plan", "--check")
     assert (checked.code, "multidb clone ann half" in checked.out) == (1, True)
     assert shut(folder.variables("half"))
     folder.ok("clone", "ann", "half")
     assert emails(folder.variables("half")) == PLAIN
+    folder.ok("plan", "--check")
+
+
+@pytest.mark.parametrize("making", [("clone", "ann", "taken"), ("restore", "ann", "--as", "taken")])
+def test_a_copy_whose_place_is_somebodys_is_refused_before_anything_is_written(
+    folder: Folder, making: tuple[str, ...]
+) -> None:
+    folder.ok("backup", "ann")
+    before = (folder.path / "multidb.yaml").read_text()
+    with psycopg.connect(_admins(folder), autocommit=True) as connection:
+        connection.execute("CREATE ROLE taken_owner")  # somebody's
+        try:
+            refused = folder.run(*making)
+            assert (refused.code, "taken_owner" in refused.err, "another name" in refused.err) == (3, True, True)
+        finally:
+            connection.execute("DROP ROLE taken_owner")
+    assert (folder.path / "multidb.yaml").read_text() == before
+    assert "taken" not in folder.ok("plan", "--json").out
     folder.ok("plan", "--check")
 
 

@@ -6,12 +6,13 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 from psycopg import pq
 
-from multidb.errors import Locked, NotAllowed, ServerError, ServerSlow, StatementFailed, WrongVersion
+from multidb.errors import Locked, NotAllowed, Refused, ServerError, ServerSlow, StatementFailed, WrongVersion
 from multidb.model import Action, App, Inspection, Isolation, Statement, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.driver import connection
@@ -621,6 +622,29 @@ def test_an_app_that_cannot_do_without_it_is_refused_by_name_where_there_is_no_s
         newer = session.facts.number >= 170000
     assert list(inspection.unread) == ([] if newer else [app.id])
     assert newer or "Postgres 17" in str(inspection.unread[app.id].hint)
+
+
+def test_no_app_has_the_database_in_which_the_admin_begins(site: Site) -> None:
+    app, other = site.app(), site.app()
+    site.served.sql(f"CREATE DATABASE {app.id}")
+    server = site.served.server()
+    server = replace(server, endpoint=replace(server.endpoint, database=app.id))
+    with PostgresSession(server, site.served.admin(), "multidb test") as session:
+        context = StoreContext("site", session.facts)
+        inspection = Inspection(context, [app, other], PROVISIONER.desired([app, other], context), site.secrets)
+        session.inspect(inspection)
+    assert list(inspection.unread) == [app.id]
+    assert f"database {app.id} is the one that the server's address names" in inspection.unread[app.id].message
+    site.apply([app, other], adopt=[app.id])
+    assert not site.changes([app, other])
+    with PostgresSession(server, site.served.admin(), "multidb test") as session:
+        with pytest.raises(Refused, match="cannot be dropped from there"):
+            session.removal(app, StoreContext("site", session.facts))
+        assert session.removal(other, StoreContext("site", session.facts))
+    site.enter(app).close()
+    with site.connect() as session:
+        list(session.run(session.removal(app, StoreContext("site", session.facts)), site.secrets))
+    assert site.served.sql(f"SELECT count(*) FROM pg_database WHERE datname = '{app.id}'") == [(0,)]
 
 
 def test_what_is_newly_wanted_inside_is_seen_from_outside(site: Site) -> None:

@@ -153,6 +153,20 @@ def test_what_a_version_has_no_right_for_is_refused_for_that_app(
     assert all("roles: simple" in str(error.hint) for error in refusals.values())
 
 
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [({}, "lernmi"), ({"test_database": True}, "lernmi_test"), ({"database": "shop", "schema": "mind"}, "shop")],
+)
+def test_the_database_that_the_admin_enters_first_is_no_apps(options: dict[str, object], first: str) -> None:
+    apps = [app(**options), app("other")]
+    known = facts(server_databases=(ServerDatabaseFacts(first, "postgres", open=True, closable=True),))
+    refusals = dict(unmet(apps, known))
+    assert list(refusals) == ["lernmi"]
+    assert refusals["lernmi"].message.startswith(f"database {first} is the one that the server's address names")
+    assert "postgresql://.../postgres" in str(refusals["lernmi"].hint)
+    assert not dict(unmet(apps, facts(server_databases=(ServerDatabaseFacts("postgres", "postgres", True, True),))))
+
+
 def test_a_longest_id_fits() -> None:
     longest = app("a" * 31, readers={"b" * 16: {}})
     assert all(len(name.name.encode()) <= name.limit for name in derived_names(longest))

@@ -26,12 +26,14 @@ from multidb.provisioners.postgres.provision.resources import (
     PostgresFacts,
     Reading,
     Role,
+    ServerDatabaseFacts,
     Settings,
 )
 from multidb.provisioners.postgres.provision.shared_catalog import elsewhere, marked
 from multidb.provisioners.postgres.provision.shared_resources import (
     SharedAccess,
     SharedDatabase,
+    SharedInterior,
     is_shared,
     unfinished_name,
 )
@@ -93,6 +95,24 @@ def test_a_shared_database_is_called_as_no_app_and_decided_by_nobody_else() -> N
     assert "is called as app lernmi" in problems(sharing(database="lernmi_test"), app("lernmi", test_database=True))[0]
     observed = replace(sharing(), modes={"postgres": AppMode.OBSERVE})
     assert "mode observe is for a database of its own" in problems(observed)[0]
+
+
+@pytest.mark.parametrize("name", ["postgres", "template0", "template1"])
+def test_a_shared_database_is_none_of_the_servers_own(name: str) -> None:
+    assert f"database {name} is the server's own" in problems(sharing(database=name))[0]
+
+
+def test_nothing_is_shared_where_the_admin_begins() -> None:
+    begins = facts(server_databases=(ServerDatabaseFacts("contextunity", "postgres", open=True, closable=True),))
+    resources = desired([sharing(), sharing("other", database="another")], context(begins))
+    assert [one.name for one in resources if isinstance(one, (SharedDatabase, SharedInterior))] == ["another"] * 2
+
+
+@pytest.mark.parametrize("name", ["lernmi__scratch", "lernmi__new", "lernmi__old", "brain__new"])
+def test_a_shared_database_is_none_that_a_restore_makes(name: str) -> None:
+    of = name.partition("__")[0]
+    assert f"a backup or a restore of {of} makes" in problems(sharing(database=name), app("lernmi"))[0]
+    assert problems(sharing(database=f"{name}er"), app("lernmi")) == []
 
 
 def test_two_apps_of_a_database_have_no_schema_of_one_name() -> None:

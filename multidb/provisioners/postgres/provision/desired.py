@@ -61,8 +61,10 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
 
 
 def _shared(apps: Sequence[App], context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
-    """The databases in which apps have a schema each: nobody's of them, whichever are asked for."""
-    for name in sorted({place.database for app in apps if (place := home(app)).schema is not None}):
+    """The databases in which apps have a schema each: nobody's of them, whichever are asked for. One in which the admin
+    begins is none (`requirements`)."""
+    none = {database.name for database in facts.server_databases}
+    for name in sorted({place.database for app in apps if (place := home(app)).schema is not None} - none):
         yield SharedDatabase(name=name, owner=Owner(context.project, name), belongs_to=facts.admin)
         nobodys: frozenset[tuple[str, str]] = frozenset()
         large_objects = nobodys if facts.superuser else None

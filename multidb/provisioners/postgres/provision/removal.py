@@ -21,6 +21,7 @@ from multidb.provisioners.postgres.backup.places import place_mark, place_names
 from multidb.provisioners.postgres.provision import shared_catalog
 from multidb.provisioners.postgres.provision.databases import home
 from multidb.provisioners.postgres.provision.marks import mark
+from multidb.provisioners.postgres.provision.options import STORE
 from multidb.provisioners.postgres.provision.quoting import identifier, literal
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, derived_names
 from multidb.provisioners.postgres.provision.roles import POWERS, AppNames
@@ -203,9 +204,11 @@ def removal(ask: Ask, inside: AskInside, app: App, context: StoreContext) -> tup
         inside: answers a query in a database.
 
     Raises:
-        Refused: there is an `HEIR` that may do something; another app reads the app's schema.
+        Refused: there is an `HEIR` that may do something; another app reads the app's schema; its database is the one
+            that the server's address names.
     """
     remains = _remains(ask, app, context)
+    _require_elsewhere(remains, [name for name, *_ in remains.databases], app)
     if remains.elsewhere and remains.heir == "strong":
         raise Refused(
             f"the role {HEIR} is to own what {app.id} leaves in other databases, and may do more than own",
@@ -228,7 +231,7 @@ def leaving(ask: Ask, inside: AskInside, places: tuple[App, App], context: Store
         places: the app where it was, and where it is.
 
     Raises:
-        Refused: another app reads its schema.
+        Refused: another app reads its schema; its database is the one that the server's address names.
     """
     there, app = places
     left, kept = home(there), home(app)
@@ -236,6 +239,7 @@ def leaving(ask: Ask, inside: AskInside, places: tuple[App, App], context: Store
         return ()
     remains, owner = _remains(ask, app, context), Owner(context.project, app.id)
     databases = [one for one in remains.databases if one[0] == left.database and left.schema is None]
+    _require_elsewhere(remains, [name for name, *_ in databases], app)
     shared = [one for one in remains.shared if one[0] == left.database and left.schema is not None]
     schemas = [
         (database, last, shared_catalog.marked(inside(database, shared_catalog.SHARED), owner, database))
@@ -251,6 +255,17 @@ def leaving(ask: Ask, inside: AskInside, places: tuple[App, App], context: Store
         ]
         statements += [*_as_members(gone, PostgresFacts.of(context.facts)), *_leaving(gone, schemas, owner)]
     return _of(app, statements)
+
+
+def _require_elsewhere(remains: _Remains, databases: Collection[str], app: App) -> None:
+    """`Refused` where one of these is the database that the admin enters first: it would be shut, and not dropped."""
+    if remains.maintenance in databases:
+        raise Refused(
+            f"the server's address names database {remains.maintenance}, which cannot be dropped from there",
+            where=f"app {app.id}",
+            hint=f"let the address name another one (external.{STORE}.url: postgresql://.../postgres), then run the "
+            "command again",
+        )
 
 
 def _removed(

@@ -1,4 +1,4 @@
-"""What apps ask for that a server's version does not have: each is refused by itself, and changes no other's result."""
+"""What apps ask for that a server does not have for them: each is refused by itself, and changes no other's result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from multidb.errors import NotAllowed
 from multidb.model import App, Server
+from multidb.provisioners.postgres.provision.databases import database_names, home
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.resources import MAINTAIN_SINCE, PostgresFacts
 
@@ -14,8 +15,19 @@ __all__ = ["unmet"]
 
 def unmet(apps: Iterable[App], facts: PostgresFacts, server: Server | None = None) -> Iterator[tuple[str, NotAllowed]]:
     """By app, why it cannot have what it asks for. A login that owns its tables maintains them in every version."""
+    server_databases = {database.name for database in facts.server_databases}
     for app in apps:
         options = AppOptions.of(app.stores[STORE])
+        if first := server_databases.intersection((home(app).database, *database_names(app))):
+            yield (
+                app.id,
+                NotAllowed(
+                    f"database {min(first)} is the one that the server's address names, which the admin enters first, "
+                    "and so no app's",
+                    where=f"app {app.id}",
+                    hint=f"let the address name another one (external.{STORE}.url: postgresql://.../postgres)",
+                ),
+            )
         if options.schema_name is not None and server is not None and (alone := _alone(app, options, server)):
             yield app.id, NotAllowed(alone, where=f"app {app.id}", hint="let all apps of the database have one server")
         if options.schema_name == facts.admin:

@@ -538,6 +538,47 @@ def test_a_table_comes_back_whatever_its_owner_takes_from_itself(site: Site) -> 
     assert after["goods_id_seq"] == lacking["twin_id_seq"]
 
 
+def test_what_a_table_needs_is_named_with_who_makes_it_and_then_it_comes_back(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    kind = b"CREATE TYPE old.kind AS ENUM ('paid')"
+    with site.enter(app) as session:
+        session.execute(b"CREATE SCHEMA old")
+        session.execute(kind)
+        session.execute(b"CREATE TABLE old.orders (id int PRIMARY KEY, state old.kind)")
+        session.execute(b"INSERT INTO old.orders VALUES (1, 'paid')")
+        session.execute(b"CREATE TABLE counted (a int); CREATE SEQUENCE numbers; CREATE TABLE numbered (a int)")
+        session.execute(b"CREATE FUNCTION total(counted) RETURNS int LANGUAGE sql AS 'SELECT $1.a'")
+        session.execute(b"ALTER TABLE numbered ALTER a SET DEFAULT nextval('numbers')")
+        session.execute(b"CREATE TABLE named (a int); CREATE TABLE keyed (a int); CREATE INDEX taken ON keyed (a)")
+    part, files = backed_up(site, app)
+    shop = Shop(app, part, restored(site, app, part, files, PlaceKind.NEW), [])
+    site.served.sql(
+        *("DROP SCHEMA old CASCADE", "DROP SEQUENCE numbers CASCADE", "DROP TABLE named, keyed"),
+        *("CREATE VIEW named AS SELECT 1", "CREATE TABLE taken (a int)"),
+        database=app.id,
+    )
+    for table, message, way in (
+        ("old.orders", 'schema "old" does not exist', "CREATE SCHEMA"),
+        ("old.orders", 'type "old.kind" does not exist', "let the app make what is missing"),
+        ("counted", r"total\(public\.counted\) depends on type public\.counted", "make them again afterwards"),
+        ("numbered", r'relation "public\.numbers" does not exist', "where it is none, let the app make it"),
+        ("named", '"named" is not a table', "drop or rename what has that name"),
+        ("keyed", 'relation "taken" already exists', "drop or rename what has that name"),
+    ):
+        with pytest.raises(ArchiveError, match=message) as raised:
+            bring_back(site, shop, table)
+        assert way in str(raised.value.hint)
+        assert "the same command with --replace and --store postgres, without --table" in str(raised.value.hint)
+        if way == "CREATE SCHEMA":
+            with site.enter(app) as session:
+                session.execute(b"CREATE SCHEMA old")
+    with site.enter(app) as session:
+        session.execute(kind)
+    bring_back(site, shop, "old.orders")
+    assert site.served.sql("SELECT * FROM old.orders", database=app.id) == [(1, "paid")]
+
+
 def test_a_table_that_does_not_fit_changes_nothing(site: Site, shop: Shop) -> None:
     sql, app = site.served.sql, shop.app.id
     sql("INSERT INTO customers (name) VALUES ('of today')", database=app)
@@ -603,8 +644,12 @@ def test_what_is_not_ours_is_left_alone(site: Site) -> None:
     site.served.sql(f"CREATE DATABASE {app.id}__new")
     with archive(site) as (opened, context):
         assert opened.leftovers(app, context) == []
-        with pytest.raises(Conflict):
+        with pytest.raises(Conflict, match="multidb did not make it"):
             opened.prepare(PlaceKind.NEW, app, context)
+        site.served.sql(f"COMMENT ON DATABASE {app.id}__new IS 'multidb:site/{app.id}__new 0123'")
+        with pytest.raises(Conflict, match=f"is of app site/{app.id}__new") as raised:
+            opened.prepare(PlaceKind.NEW, app, context)
+        assert str(raised.value.hint).endswith(f"multidb rename-app {app.id}__new NEW")
         with pytest.raises(ValueError, match="live"):
             opened.discard(opened.live(app, context))
         place = opened.prepare(PlaceKind.SCRATCH, app, context)

@@ -24,6 +24,21 @@ __all__ = ["Expected", "exchange", "find"]
 
 _WORK = 24 * 3600.0  # seconds for one statement that may run what the app has made
 _IN_USE = frozenset({"55P03", "40P01"})
+_ALL = "restore all of it: the same command with --replace and --store postgres, without --table"
+_MADE_OF_IT = "drop them and make them again afterwards"
+_FREE_NAME = "let the app drop or rename what has that name, then run the command again"
+_LACKS = "let the app make what is missing, then run the command again"
+# What is to be done about a refusal that no other table helps against, by its code.
+_WAYS_ON = {
+    "2BP01": _MADE_OF_IT,
+    "3F000": "let the app make that schema (CREATE SCHEMA ..), then run the command again",
+    "42704": _LACKS,
+    "42883": _LACKS,
+    "42P01": "name the table that is missing, too (where it is none, let the app make it, and run the command again)",
+    "42710": _FREE_NAME,
+    "42809": _FREE_NAME,
+    "42P07": _FREE_NAME,
+}
 
 # $1: names as people write them (JSON array), $2: the schema of those without one.
 _FIND = """
@@ -201,7 +216,7 @@ def exchange(
     if views := json.loads(target.ask(_VIEWS, asked)):
         raise Refused(
             f"there are views or rules made of it: {listed(views)}",
-            hint="drop them and make them again afterwards, or restore all: multidb restore SET --replace",
+            hint=f"{_MADE_OF_IT}, or {_ALL}",
         )
     keys = json.loads(target.ask(_FOREIGN_KEYS, asked))
     published = json.loads(target.ask(_published(target.version), asked))
@@ -339,10 +354,11 @@ def _do(target: Connection, *texts: str) -> None:
     for text in texts:
         answer = target.send(text, within=_WORK)
         if answer.refusal is not None:
-            raise _failed(answer.refusal.message, in_use=answer.refusal.sqlstate in _IN_USE)
+            raise _failed(answer.refusal.message, answer.refusal.sqlstate)
 
 
-def _failed(message: str, *, in_use: bool = False) -> ArchiveError:
-    whole = "restore all of it: multidb restore SET --replace"
-    hint = "the app is at work with them; run the command again" if in_use else f"name what is missing, too, or {whole}"
+def _failed(message: str, sqlstate: str = "") -> ArchiveError:
+    hint = f"{_WAYS_ON.get(sqlstate, 'name what is missing, too')}, or {_ALL}"
+    if sqlstate in _IN_USE:
+        hint = "the app is at work with them; run the command again"
     return ArchiveError(f"the tables do not go into the app's database: {message}", hint=f"nothing was changed; {hint}")

@@ -100,6 +100,12 @@ def discard(databases: Databases, place: Place) -> None:
     there = databases.find(place.name).get(place.name)
     if there is not None:
         if not _is_place(there, place.app):
+            if (owner := parse_mark(there["mark"])[0]) is not None:
+                raise Conflict(
+                    f"the database {place.name} is of app {owner}, and this makes one of that name for a while",
+                    where=databases.where,
+                    hint=f"give that app another name: multidb rename-app {owner.app} NEW",
+                )
             raise Conflict(
                 f"the database {place.name} exists and multidb did not make it",
                 where=databases.where,

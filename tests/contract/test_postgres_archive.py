@@ -553,11 +553,9 @@ def test_what_a_table_needs_is_named_with_who_makes_it_and_then_it_comes_back(si
         session.execute(b"CREATE TABLE named (a int); CREATE TABLE keyed (a int); CREATE INDEX taken ON keyed (a)")
     part, files = backed_up(site, app)
     shop = Shop(app, part, restored(site, app, part, files, PlaceKind.NEW), [])
-    site.served.sql(
-        *("DROP SCHEMA old CASCADE", "DROP SEQUENCE numbers CASCADE", "DROP TABLE named, keyed"),
-        *("CREATE VIEW named AS SELECT 1", "CREATE TABLE taken (a int)"),
-        database=app.id,
-    )
+    with site.enter(app) as session:
+        session.execute(b"DROP SCHEMA old CASCADE; DROP SEQUENCE numbers CASCADE; DROP TABLE named, keyed")
+        session.execute(b"CREATE VIEW named AS SELECT 1; CREATE TABLE taken (a int)")
     for table, message, way in (
         ("old.orders", 'schema "old" does not exist', "CREATE SCHEMA"),
         ("old.orders", 'type "old.kind" does not exist', "let the app make what is missing"),

@@ -9,20 +9,21 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from multidb.backup.app_files.entries import FileEntry, FileKind, Omissions, Tally
+from multidb.backup.app_files.mounts import mounted_in
 from multidb.backup.app_files.sqlite import COMPANIONS
 from multidb.backup.app_files.tar import Member
 from multidb.backup.app_files.tree import CREATE, move, names_of, open_folder, read_tree, remove_tree, status_at
 from multidb.backup.targets import Target, open_target
 from multidb.document import printable
 from multidb.errors import ArchiveError, Refused, TargetError
-from multidb.model import Measures, counted
+from multidb.model import Measures, counted, listed
 from multidb.model.file_options import is_url
 
 __all__ = ["Location", "StagedFiles", "explaining", "open_location", "opened", "staged_in"]
@@ -56,7 +57,11 @@ class Location(Protocol):
         of both; the same again finishes.
 
         Returns:
-            What of the new ones it does not have.
+            What of the new ones it does not have, and what of the old ones is left.
+
+        Raises:
+            TargetError: there may be some of both; the same again finishes.
+            ArchiveError: nothing was changed.
         """
 
 
@@ -216,12 +221,7 @@ class _Local:
             with self._explaining():
                 above, own = stack.enter_context(self._above(make=True))
                 parent, status = os.fstat(above), self._refuse_link(above, own)
-                if status is not None and status.st_dev != parent.st_dev:
-                    raise Refused(
-                        "is mounted there, and nothing can be put in its place",
-                        where=str(self._place),
-                        hint="name a folder in it in the manifest, or leave files out: --store ...",
-                    )
+                self._refuse_mounts(mounted=status is not None and status.st_dev != parent.st_dev)
             keeper = status or parent
             owner = (keeper.st_uid, keeper.st_gid) if os.geteuid() == 0 else None
             yield stack.enter_context(_beside(above, self._place.parent, own, self.name, owner))
@@ -231,41 +231,112 @@ class _Local:
             live, coming = self._refuse_link(above, own), status_at(new.folder, new.kept)
             if coming is None:
                 return []
-            if live is not None and stat.S_ISDIR(live.st_mode) and stat.S_ISDIR(coming.st_mode):
-                self._fill(above, own, new, coming)
-                return []
-            if live is not None and stat.S_ISDIR(live.st_mode):
-                remove_tree(above, own)
-            for end in COMPANIONS if not stat.S_ISDIR(coming.st_mode) else ():
-                beside = status_at(above, own + end)
-                if beside is not None and not stat.S_ISDIR(beside.st_mode):
-                    os.unlink(own + end, dir_fd=above)  # else SQLite would take it for the new one's
-            if stat.S_ISDIR(coming.st_mode) and live is not None:
-                remove_tree(above, own)
-            move(new.folder, above, new.kept, own)
-            os.fsync(above)
+            self._remove_old(above, own)  # of a run that died
+            try:
+                if live is not None and stat.S_ISDIR(live.st_mode) and stat.S_ISDIR(coming.st_mode):
+                    self._fill(above, own, new, coming)
+                else:
+                    self._take_place(above, own, new, live, coming)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.rmdir(_OLD + own, dir_fd=above)  # what was in it is back
+                raise
+            try:
+                self._remove_old(above, own)
+            except ArchiveError as error:
+                return [f"{printable(self.name)}: what it had before is left in {error.where}: {error.message}"]
         return []
+
+    def _take_place(
+        self, above: int, own: str, new: StagedFiles, live: os.stat_result | None, coming: os.stat_result
+    ) -> None:
+        """A file, or what was none or another kind of thing before."""
+        for end in COMPANIONS if not stat.S_ISDIR(coming.st_mode) else ():
+            beside = status_at(above, own + end)
+            if beside is not None and not stat.S_ISDIR(beside.st_mode):
+                os.unlink(own + end, dir_fd=above)  # else SQLite would take it for the new one's
+        with self._putting_back() as moved:
+            if live is not None and (stat.S_ISDIR(live.st_mode) or stat.S_ISDIR(coming.st_mode)):
+                moved(above, above, own, _OLD + own)
+            moved(new.folder, above, new.kept, own)
+        try:
+            os.fsync(above)
+        except OSError as error:  # a file that was in the place of the new one is gone, and nothing can be put back
+            raise TargetError(str(error.strerror), where=str(self._place), hint="correct that") from None
 
     def _fill(self, above: int, own: str, new: StagedFiles, coming: os.stat_result) -> None:
         """The folder stays, since a container may have it mounted; what is in it goes, and the new comes."""
-        remove_tree(above, _OLD + own)
         os.mkdir(_OLD + own, _PRIVATE, dir_fd=above)
         with ExitStack() as stack:
             old, live, filled = (
                 stack.enter_context(opened(folder, name))
                 for folder, name in ((above, _OLD + own), (above, own), (new.folder, new.kept))
             )
+            mode = stat.S_IMODE(os.fstat(live).st_mode)
             for folder in (live, filled):
                 status = os.fstat(folder)
                 if not status.st_mode & stat.S_IWUSR and status.st_uid == os.geteuid():
                     os.fchmod(folder, _PRIVATE)
-            for source, target in ((live, old), (filled, live)):
-                for name in names_of(source):
-                    move(source, target, name)
-            os.fchmod(live, stat.S_IMODE(coming.st_mode))
-            os.utime(live, (coming.st_mtime, coming.st_mtime))
-            os.fsync(live)
-        remove_tree(above, _OLD + own)
+            try:
+                with self._putting_back() as moved:
+                    for source, target in ((live, old), (filled, live)):
+                        for name in names_of(source):
+                            moved(source, target, name, name)
+                    os.fchmod(live, stat.S_IMODE(coming.st_mode))
+                    os.utime(live, (coming.st_mtime, coming.st_mtime))
+                    os.fsync(live)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.fchmod(live, mode)
+                raise
+
+    @contextmanager
+    def _putting_back(self) -> Iterator[Callable[[int, int, str, str], None]]:
+        """What moves for the block. Where the system refuses one of the moves, those before are undone: what the
+        location has would otherwise lie half beside it, where nobody looks for it and the next restore removes it."""
+        done: list[tuple[int, int, str, str]] = []
+
+        def moved(source: int, target: int, name: str, new: str) -> None:
+            move(source, target, name, new)
+            done.append((source, target, name, new))
+
+        try:
+            yield moved
+        except OSError as error:
+            try:
+                for source, target, name, new in reversed(done):
+                    move(target, source, new, name)
+            except OSError as other:
+                raise TargetError(
+                    f"some of it is in {_OLD}{self._place.name} beside it, and cannot be put back: {other.strerror}",
+                    where=str(self._place),
+                    hint="correct that",
+                ) from error
+            raise
+
+    def _remove_old(self, above: int, own: str) -> None:
+        with explaining(str(self._place.with_name(_OLD + own))):
+            remove_tree(above, _OLD + own)
+
+    def _refuse_mounts(self, *, mounted: bool) -> None:
+        """Refuses a location that nothing can be put in the place of, or of something in it.
+
+        Args:
+            mounted: it is known to be a mount of its own.
+        """
+        mounts = mounted_in(self._place)
+        if mounted or "." in mounts:
+            raise Refused(
+                "is mounted there, and nothing can be put in its place",
+                where=str(self._place),
+                hint="name a folder in it in the manifest, or leave files out: --store ...",
+            )
+        if mounts:
+            raise Refused(
+                f"{listed([printable(name) for name in mounts])} in it is mounted, and nothing can be put in its place",
+                where=str(self._place),
+                hint="unmount that as long as the restore lasts, or leave files out: --store ...",
+            )
 
     @contextmanager
     def _above(self, *, make: bool = False) -> Iterator[tuple[int, str]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
 import sqlite3
+import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +401,113 @@ def test_interrupted_at_any_step_the_next_run_finishes(
         assert tree(uploads) == before, step
         assert not list(tmp_path.glob(".multidb-*")), step
     assert step > 5
+
+
+@contextlib.contextmanager
+def mounted(source: Path, target: Path) -> Iterator[None]:
+    """A folder of the same disk mounted in another one's place, whose number of the disk says nothing of it."""
+    done = subprocess.run(["mount", "--bind", source, target], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+@pytest.mark.parametrize("where", ["uploads", "uploads/2026", "uploads/2026/a b"])
+def test_what_is_mounted_in_a_location_is_said_before_anything_is_changed(
+    shop: Engine, tmp_path: Path, uploads: Path, where: str
+) -> None:
+    """Half of the files were beside the location then, with the restore called one that had changed nothing."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (uploads / "2026" / "a b").mkdir()
+    copy = made(shop)
+    (uploads / "since").write_text("of the app")
+    with mounted(volume, tmp_path / where):
+        (volume / "there").write_text("of the volume")
+        before = tree(uploads)
+        for stores in (None, ["files"]):
+            with pytest.raises(Refused, match="mounted") as refused:
+                back(shop, copy, replace=True, stores=stores, safety=stores is None)
+            assert str(refused.value.where) == str(uploads)
+            assert tree(uploads) == before
+            assert recover(shop, None, quiet) == ([], {})
+            assert not list(tmp_path.glob(".multidb-*"))
+    back(shop, copy, replace=True, safety=False)
+    assert not (uploads / "since").exists()
+    assert (volume / "there").read_text() == "of the volume"
+
+
+def _refused(*_: Any, **__: Any) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_move_that_the_system_refuses_leaves_a_location_as_it_is(
+    shop: Engine, tmp_path: Path, uploads: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """A file that cannot be moved (``chattr +i``, a folder that is somebody else's). Where those before it cannot be
+    put back (`again`), and where another location has its new files, the next run finishes."""
+    copy = made(shop)
+    of_set = tree(uploads)
+    (uploads / "since").write_text("new")
+    uploads.chmod(0o555)
+    before, move = tree(uploads), locations.move
+    for step in range(1, 4 + 3 + 2):  # those that are there, the new ones, and one of another location
+        count = iter(range(1, 1000))
+
+        def moving(*arguments: Any, step: int = step, count: Any = count) -> None:
+            number = next(count)
+            if number == step or (again and number > step):
+                _refused()
+            move(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(locations, "move", moving)
+            with pytest.raises(ArchiveError, match="not permitted"):
+                back(shop, copy, replace=True, safety=False, stores=["files"])
+        whole = step == 1 or (step < 8 and not again)
+        if whole:
+            assert tree(uploads) == before, step
+            assert uploads.stat().st_mode & 0o777 == 0o555
+        done, problems = recover(shop, None, quiet)
+        assert not problems
+        assert ("undid a restore" if whole else "finished the restore") in done[0]
+        assert tree(uploads) == (before if whole else of_set), step
+        if not whole:
+            (uploads / "since").write_text("new")
+            uploads.chmod(0o555)
+        assert not list(tmp_path.glob(".multidb-*")), step
+
+
+def test_what_was_there_before_and_cannot_be_removed_is_named(
+    shop: Engine, tmp_path: Path, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = made(shop)
+    before = tree(uploads)
+    (uploads / "since").write_text("new")
+    remove = locations.remove_tree
+
+    def removing(above: int, name: str) -> None:
+        if name == ".multidb-old-uploads" and locations.status_at(above, name):
+            _refused()
+        remove(above, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(locations, "remove_tree", removing)
+        done = back(shop, copy, replace=True, safety=False)
+        assert f"is left in {tmp_path / '.multidb-old-uploads'}: Operation not permitted" in " ".join(done.notes)
+        assert tree(uploads) == before
+        (uploads / "since").write_text("newer")
+        with pytest.raises(ArchiveError, match="not permitted") as refused:
+            back(shop, copy, replace=True, safety=False, stores=["files"])
+        assert str(refused.value.where) == str(tmp_path / ".multidb-old-uploads")
+    assert (uploads / "since").read_text() == "newer"
+    back(shop, copy, replace=True, safety=False)
+    assert tree(uploads) == before
+    assert not list(tmp_path.glob(".multidb-*"))
 
 
 def test_a_set_of_stores_alone_is_not_whole_and_leaves_the_files(shop: Engine, uploads: Path) -> None:

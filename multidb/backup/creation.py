@@ -14,11 +14,11 @@ from typing import Final
 
 from multidb import __version__
 from multidb.backup.app_files.locations import Location
-from multidb.backup.app_files.part import locations_of, write
+from multidb.backup.app_files.part import locations_of, names_in, write
 from multidb.backup.journal import COPYING, MAKING, PAUSED, RESTORING, Journal
 from multidb.backup.places import temporary_files
 from multidb.backup.rate import Rate
-from multidb.backup.repository import Destinations, Repository, exact_now, utc_now
+from multidb.backup.repository import Copy, Destinations, Repository, exact_now, utc_now
 from multidb.backup.set_ids import new_id
 from multidb.backup.sets import FILES, MANIFEST, BackupSet, Reason, StoredPart, declaration
 from multidb.backup.settings import Settings, settings
@@ -26,10 +26,11 @@ from multidb.backup.streams import StoreWriter
 from multidb.backup.targets import Target, open_target
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
+from multidb.document import printable
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, MultidbError, Refused, ServerDown, ServerError
 from multidb.fleet import Fleet, Scope
-from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext
+from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext, listed
 from multidb.moves import MovePhase, PendingMove
 from multidb.provisioners import provisioner
 from multidb.renames import former_names
@@ -191,6 +192,10 @@ class _Maker:
     def make(self, reason: Reason, locations: Mapping[str, Location]) -> BackupResult:
         if (unfinished := self._unfinished()) is not None:
             return BackupResult(self._app.id, errors={"backup": unfinished})
+        try:
+            self._require_files(locations, reason)
+        except ArchiveError as error:
+            return BackupResult(self._app.id, errors={FILES: error})
         begun = exact_now()
         set_id = new_id(begun)
         folder = f"{self._engine.project.name}/{self._app.id}/{set_id}"
@@ -235,6 +240,37 @@ class _Maker:
         """Whether the set is one of the place that the app comes from, which is whole."""
         placed = provisioner(move.store).placed
         return move.phase is MovePhase.COPYING and placed is not None and placed(self._app, move.there) == self._app
+
+    def _require_files(self, locations: Mapping[str, Location], reason: Reason) -> None:
+        """Refuses a set without files that the newest one has: their folder is not mounted, or on another machine. It
+        would count as whole, and the sets that have them would go in their time.
+
+        Raises:
+            ArchiveError: they are not there; or the newest set cannot be understood.
+        """
+        missing: list[str] = []
+        for name, location in locations.items():
+            with contextlib.suppress(ArchiveError):  # said when it is read
+                missing += [name] if location.is_missing() else []
+        if not missing or reason is Reason.SAFETY:  # which is one of what is there
+            return
+        home = Repository(self._engine.project.name, self._targets, former_names(self._engine.state))
+        usual: list[Copy] = []
+        for target in self._targets:
+            with contextlib.suppress(ArchiveError):  # said when it is written
+                usual += [copy for copy in home.on(target).copies([self._app.id]) if copy.usual]
+        newest = max(usual, key=lambda copy: copy.id, default=None)
+        if newest is None or newest.backup_set is None or newest.backup_set.files is None:
+            return
+        had = set(missing).intersection(names_in(newest.backup_set.files))
+        if not had:
+            return
+        raise ArchiveError(
+            f"not there, but in set {newest.id}: {listed([printable(name) for name in missing if name in had])}",
+            where=f"app {self._app.id}",
+            hint=f"make the set where they are, or bring them back: multidb restore {newest.app}/{newest.id} "
+            f"--store {FILES} --replace; has the app none any more, make it an empty one",
+        )
 
     def _files(
         self, locations: Mapping[str, Location], destinations: Destinations, errors: dict[str, MultidbError]

@@ -45,6 +45,9 @@ class Location(Protocol):
     def is_empty(self) -> bool:
         """Whether there is nothing that could be lost."""
 
+    def is_missing(self) -> bool:
+        """Whether not even an empty folder is there. Storage has no folders: there nothing is missing."""
+
     def staged(self, scratch: Path) -> contextlib.AbstractContextManager[StagedFiles]:
         """New files on their way into it, where the app cannot reach them; gone after the block.
 
@@ -214,6 +217,14 @@ class _Local:
             if status is None or not stat.S_ISDIR(status.st_mode):
                 return status is None
             return not names_of(stack.enter_context(opened(above, own)))
+
+    def is_missing(self) -> bool:
+        with self._explaining(), ExitStack() as stack:
+            try:
+                above, own = stack.enter_context(self._above())
+            except FileNotFoundError:
+                return True
+            return status_at(above, own) is None
 
     @contextmanager
     def staged(self, scratch: Path) -> Iterator[StagedFiles]:
@@ -394,6 +405,9 @@ class _Storage:
 
     def is_empty(self) -> bool:
         return next(iter(self._target.list(self._folder)), None) is None
+
+    def is_missing(self) -> bool:
+        return False
 
     @contextmanager
     def staged(self, scratch: Path) -> Iterator[StagedFiles]:

@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import tarfile
@@ -558,6 +559,29 @@ def test_a_location_that_is_not_there_is_said_and_left_alone(shop: Engine, uploa
     (tmp_path / "data" / "facts.db").write_text("made since")
     back(shop, copy, replace=True)
     assert (tmp_path / "data" / "facts.db").read_text() == "made since"
+
+
+def test_a_location_that_the_newest_set_has_and_that_is_gone_keeps_its_sets(
+    shop: Engine, tmp_path: Path, uploads: Path
+) -> None:
+    """A folder that is not mounted, a backup from another machine: sets without it were whole, and the newest ones, and
+    those that had it were removed in their time."""
+    copy = made(shop)
+    uploads.rename(tmp_path / "elsewhere")
+    failed = make(shop, "ann")["ann"]
+    assert failed.made is None
+    assert f"not there, but in set {copy.id}: uploads" in str(failed.errors["files"])
+    assert f"multidb restore ann/{copy.id} --store files" in str(failed.errors["files"].hint)
+    assert [one.id for one in repository(shop.fleet).copies(["ann"])] == [copy.id]
+    back(shop, copy, replace=True)  # a safety set is one of what is there
+    assert tree(uploads) == tree(tmp_path / "elsewhere")
+    shutil.rmtree(uploads)
+    uploads.mkdir()
+    assert made(shop).backup_set is not None  # an empty one is there
+    uploads.rmdir()
+    (tmp_path / "data" / "facts.db").unlink()
+    assert ": uploads, data/facts.db" in str(make(shop, "ann")["ann"].errors["files"])
+    assert made(shop, "bob").backup_set is not None
 
 
 def test_an_app_without_that_location_is_told_so(shop: Engine, tmp_path: Path, data: Path) -> None:

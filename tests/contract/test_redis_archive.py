@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from multidb.errors import ArchiveError, MultidbError, ServerError, WrongVersion
 from multidb.model import App, PlaceKind
 from multidb.provisioners.redis.backup.keys_file import KeysReader
 from multidb.provisioners.redis.driver.batch_connection import BatchConnection
-from tests.contract.case_redis import ADMIN, as_admin, as_app
+from tests.contract.case_redis import ADMIN, as_admin, as_app, real_server, valkey_binary
 from tests.contract.redis_sets import Files, backup, content, fill, place_of, quiet, used_memory
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage, valkey  # noqa: F401
 from tests.support.case import RealServer
@@ -292,6 +293,30 @@ def test_a_server_without_memory_gives_a_set_and_loses_nothing_by_taking_one(val
             archive.discard(place)
     finally:
         limited("noeviction", -1 << 62)
+
+
+def test_a_server_that_has_no_flushdb_takes_sets_and_lets_apps_be_removed(tmp_path: Path) -> None:
+    """Some charts and images come so. Each place that was made for a set, and each removal, ended with its refusal."""
+    off = tuple(f'rename-command {command} ""' for command in ("FLUSHDB", "FLUSHALL"))
+    with real_server(tmp_path, binary=valkey_binary, settings=off) as real:
+        stage = Stage(real, {})
+        assert stage.project.in_sync("alpha", "beta")
+        with stage.raw(stage.alpha) as raw, stage.raw(stage.beta) as other:
+            raw.execute_command("MSET", *(word for i in range(3_000) for word in (f"k{i}", i)))
+            other.execute_command("SET", "a", "1")
+            part, files = backup(stage, stage.alpha)
+            raw.execute_command("MSET", "since", "1", "k7", "other")
+            with stage.archive() as archive:
+                new = archive.prepare(PlaceKind.NEW, stage.alpha, stage.context)
+                archive.restore(new, part, files, quiet)
+                archive.replace(new, stage.context)
+                assert archive.measure(archive.live(stage.alpha, stage.context)) == part.measures
+                assert archive.leftovers(stage.alpha, stage.context) == []
+            assert raw.execute_command("INFO", "keyspace").count(b":keys=") == 2
+            with stage.project.connect() as session:
+                removal = session.removal(stage.alpha, replace(stage.context, facts=session.facts))
+                assert len(list(session.run(removal, stage.project.secrets))) == len(removal)
+            assert (raw.execute_command("DBSIZE"), other.execute_command("DBSIZE")) == (0, 1)
 
 
 def test_a_key_that_is_gone_between_the_two_questions_about_it_is_not_kept_for_ever(

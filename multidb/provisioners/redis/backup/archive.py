@@ -333,7 +333,7 @@ class RedisArchive:
 
     def _empty(self, place: Place) -> None:
         with explained(self._server):
-            carry_out(self._another, emptying(*_where(place)))
+            carry_out(self._another, emptying(*_where(place), self._facts.commands))
 
     def _save(self) -> None:
         match self._facts.persistence:

@@ -13,7 +13,7 @@ from multidb.provisioners.redis.provision.resources import (
     marks_of,
     user_names,
 )
-from multidb.provisioners.redis.provision.rules import Rule, join_line
+from multidb.provisioners.redis.provision.rules import CommandTable, Rule, join_line
 from multidb.provisioners.redis.provision.statements import note, saving
 
 __all__ = ["emptying", "orphans", "removal", "suspension"]
@@ -62,23 +62,30 @@ def removal(app: App, context: StoreContext, rules: Mapping[str, Rule]) -> Seque
     if not users:
         return saving(facts) if NOTE_USER in rules else ()
     shutting = [statement for user in users for statement in _shutting(user)]
-    emptied = dict.fromkeys(statement for user in users for statement in _emptying(rules[user], owner, rules))
+    emptied = dict.fromkeys(
+        statement for user in users for statement in _emptying(rules[user], owner, rules, facts.commands)
+    )
     return _noted([*shutting, *emptied, _line("ACL", "DELUSER", *users)], facts)
 
 
-def emptying(number: int, prefix: str) -> Statement:
-    """What removes everything in a DB number or, where the number is 0, the keys of a prefix."""
-    if number:
+def emptying(number: int, prefix: str, commands: CommandTable) -> Statement:
+    """What removes everything in a DB number or, where the number is 0, the keys of a prefix.
+
+    Args:
+        commands: those of the server, which may have no FLUSHDB (``rename-command``, as in some charts).
+    """
+    if number and "flushdb" in commands:
         return Statement("FLUSHDB ASYNC", scope=str(number))
-    return Statement(join_line(["SCAN", "0", "MATCH", f"{prefix}*", "COUNT", "1000", "|", "UNLINK"]), scope="0")
+    matching = () if number else ("MATCH", f"{prefix}*")
+    return Statement(join_line(["SCAN", "0", *matching, "COUNT", "1000", "|", "UNLINK"]), scope=str(number))
 
 
-def _emptying(rule: Rule, owner: Owner, rules: Mapping[str, Rule]) -> Iterable[Statement]:
+def _emptying(rule: Rule, owner: Owner, rules: Mapping[str, Rule], commands: CommandTable) -> Iterable[Statement]:
     for number in sorted({db for marked, db in marks_of(rule) if marked == owner}):
         if number:
             _refuse_shared(number, owner, rules)
         kind = place_of(rule.user, owner)
-        yield emptying(number, place_prefix(kind, owner) if kind is not None else f"{owner.app}:")
+        yield emptying(number, place_prefix(kind, owner) if kind is not None else f"{owner.app}:", commands)
 
 
 def _refuse_shared(number: int, owner: Owner, rules: Mapping[str, Rule]) -> None:

@@ -85,22 +85,23 @@ class Keys:
             for record in stack.enter_context(contextlib.closing(self._dumped(number, prefix))):
                 if record.expiry == NEVER and self._limits.changes(record.payload):
                     lane = lane or stack.enter_context(self.lane(lock_number(self._facts)))
-                    yield replace(record, payload=self._reshaped(lane, record.payload))
+                    shaped = self._reshaped(lane, record.payload)
+                    yield replace(record, payload=shaped or record.payload, measurable=shaped is not None)
                 else:
                     yield record
 
-    def _reshaped(self, lane: BatchConnection, payload: bytes) -> bytes:
-        """The value after a restore, which is tried under a key that no app can see. As it is where the server has no
-        room for it."""
+    def _reshaped(self, lane: BatchConnection, payload: bytes) -> bytes | None:
+        """The value after a restore, which is tried under a key that no app can see. None where the server has no room
+        for it, or takes no writes."""
         key = f"__multidb__:shape:{time.monotonic_ns()}"
         try:
             Headroom(self._server, self._client).require(1, len(payload))
         except ServerError:
-            return payload
+            return None
         words = ("RESTORE", key, 10_000, payload)  # gone in ten seconds, should we be
         loaded, shaped, _ = lane.tell([words, ("DUMP", key), ("DEL", key)])
         refused = isinstance(loaded, ResponseError) or not isinstance(shaped, bytes)
-        return payload if refused else shaped
+        return None if refused else shaped
 
     def _dumped(self, number: int, prefix: str) -> Generator[Record, None, None]:
         """Every key once."""

@@ -42,11 +42,17 @@ _BUFFER: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One key: its name, its serialized value, and when it expires (milliseconds since 1970, or `NEVER`)."""
+    """One key: its name, its serialized value, and when it expires (milliseconds since 1970, or `NEVER`).
+
+    Args:
+        measurable: the value is in the shape that it has when it is restored. Else two servers may give other bytes for
+            the same value.
+    """
 
     key: bytes
     payload: bytes
     expiry: int
+    measurable: bool = True
 
 
 def rdb_version(payload: bytes) -> int:

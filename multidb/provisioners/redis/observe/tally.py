@@ -6,7 +6,8 @@ they are only numbered beside them. A fingerprint is a sum of hashes, so the ord
 The hash of a key is made of its name and of what DUMP gave, without the footer (RDB version and checksum), which spares
 asking for every value a second time. Elements of hashes and sets that the server keeps in a hash table come in any
 order and are sorted first. Other encodings keep their order over a restore; what changes its encoding by it is measured
-in the one that it then has (`RedisArchive`). Strings are serialized alike since Redis 4; the rest is not alike in all
+in the one that it then has (`RedisArchive`), and where the server has not told that one, values of its kind are counted
+only. Strings are serialized alike since Redis 4; the rest is not alike in all
 versions, nor on servers with other limits (`Limits`), so its fingerprints have both in their names, and sets of
 different versions share only the strings'. Modules write their values as they like; of theirs, only the names of the
 keys are compared, and of vector sets, which come back in another order, the elements.
@@ -62,6 +63,7 @@ class Tally:
         self._rdb = 0
         self._counts: Counter[str] = Counter()
         self._sums: Counter[str] = Counter()
+        self._unmeasured: set[str] = set()
 
     def add(self, record: Record) -> None:
         """One key. The same key twice would be counted twice."""
@@ -82,6 +84,8 @@ class Tally:
         else:
             self._counts[name] += 1
         self._sum(name, key, body)
+        if not record.measurable:
+            self._unmeasured.add(name)
 
     def _sum(self, name: str, key: bytes, body: bytes) -> None:
         digest = blake2b(b"%d:%b%b" % (len(key), key, body), digest_size=16).digest()
@@ -94,6 +98,7 @@ class Tally:
                 f"{total % _MODULUS:032x}"
             )
             for name, total in sorted(self._sums.items())
+            if name not in self._unmeasured
         }
         return Measures(dict(sorted(self._counts.items())), sums)
 

@@ -17,6 +17,8 @@ from multidb.errors import AuthenticationFailed, ServerError, ServerSlow
 from multidb.model import App, Health, Hole, Inspection, Outcome, Search, Status, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.driver import connection
+from multidb.provisioners.postgres.isolation.sessions import patiently, session_of
+from multidb.provisioners.postgres.provision.logins import logins
 from tests.contract.postgres_site import Site, probes, restrict, tenant
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
@@ -205,6 +207,25 @@ def test_a_connection_limit_of_one_is_enough_to_prove_the_walls(super_site: Site
     with _entered_when_free(super_site, one), pytest.raises(ServerError) as taken:
         probes(super_site, one, other)
     assert "connection_limit" in str(taken.value.hint)
+
+
+def test_no_limit_in_time_of_an_app_ends_an_attempt(super_site: Site) -> None:
+    """On a busy machine the control of one took longer than the app's statement_timeout: its walls were not proved."""
+    app, sql = super_site.app(), super_site.served.sql
+    super_site.apply([app])
+    limits = [
+        str(name)
+        for (name,) in sql("SELECT name FROM pg_settings WHERE name ~ '_timeout$' AND context = 'user' AND unit = 'ms'")
+        if not str(name).startswith(("deadlock", "wal", "tcp"))
+    ]
+    assert {"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} <= {*limits}
+    for name in limits:
+        sql(f"ALTER ROLE {app.id}_user SET {name} = '1h'")
+    victim = tenant(super_site, app)
+    asked = "SELECT " + ", ".join(f"current_setting('{name}')" for name in limits)
+    for session in (session_of(victim), patiently(victim, next(logins(victim)))):
+        with session:
+            assert session.send(asked).rows[-1] == ["0"] * len(limits)
 
 
 def _entered_when_free(site: Site, app: App) -> psycopg.Connection[Any]:

@@ -14,14 +14,21 @@ __all__ = ["TIMEOUT", "patiently", "session_of"]
 
 TIMEOUT: Final = 2.0  # seconds
 _TAKEN: Final = "too many connections for role"
+# By what its role or its database may have a session ended: an attempt that takes long says nothing of a wall. Asked
+# for by name, since not every server has each of them.
+_WITHOUT_LIMITS: Final = (
+    "SET statement_timeout = 0; SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name "
+    "OPERATOR(pg_catalog.=) ANY (ARRAY['lock_timeout', 'transaction_timeout', 'idle_session_timeout', "
+    "'idle_in_transaction_session_timeout'])"
+)
 
 
 def session_of(victim: Tenant) -> Connection:
-    """A session as the first of the victim's logins that has a connection free. Errors as for `enter`."""
+    """A session as the first of the victim's logins that has a connection free; otherwise as `patiently`."""
     *others, last = logins(victim)
     for login in others:
         try:
-            return enter(victim, login)
+            return _unhurried(enter(victim, login), victim)
         except ServerError as error:
             if _TAKEN not in error.message:
                 raise
@@ -29,12 +36,18 @@ def session_of(victim: Tenant) -> Connection:
 
 
 def patiently(tenant: Tenant, login: Login, database: str = "") -> Connection:
-    """As `enter`; a connection that is taken only for a moment, as by a check of health, is waited for."""
+    """As `enter`, without the limits in time that the login has there. A connection that is taken only for a moment, as
+    by a check of health, is waited for."""
     until = time.monotonic() + TIMEOUT
     while True:
         try:
-            return enter(tenant, login, database)
+            return _unhurried(enter(tenant, login, database), tenant)
         except ServerError as error:
             if _TAKEN not in error.message or time.monotonic() > until:
                 raise
         time.sleep(TIMEOUT / 10)
+
+
+def _unhurried(session: Connection, tenant: Tenant) -> Connection:
+    session.send(_WITHOUT_LIMITS, tenant.server.timeout)
+    return session

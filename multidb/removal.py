@@ -264,9 +264,19 @@ def _put_back(path: Path, app_id: str, edit: Edit) -> None:
 
 
 def _on_servers(fleet: Fleet, app: App, work: Callable[[Server], None]) -> dict[str, MultidbError]:
-    """`work` on each server of the app that has an address, side by side; by server, why it could not be done."""
+    """`work` on each server of the app that has an address, side by side; by server, why it could not be done. One
+    without an address, such as a container that has ended, is an error where the app has a credential on it: what it
+    has there is there again when the server is."""
     answers = fleet.on_servers(Scope(apps=frozenset({app.id})), work)
-    return {answer.name: answer.error for answer in answers if answer.server is not None and answer.error is not None}
+    failed = {answer.name: answer.error for answer in answers if answer.error is not None}
+    absent = {answer.name: answer.store for answer in answers if answer.server is None and answer.error is not None}
+    if not absent:
+        return failed
+    shared = {spec.name for spec in fleet.project.servers}  # a server of its own comes and goes as a whole
+    made = {ref.store for ref in fleet.state.secrets.refs(app.id)}
+    return {
+        name: error for name, error in failed.items() if name not in absent or (name in shared and absent[name] in made)
+    }
 
 
 def _suspend(fleet: Fleet, server: Server, app: App, progress: Progress) -> None:

@@ -16,10 +16,11 @@ from multidb.closure import Closure, close, closures
 from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, StalePlan, UsageError
 from multidb.fleet import Fleet, Scope
-from multidb.model import Endpoint, Health, Owner, Project, Server, Status, Tenant
+from multidb.model import App, Endpoint, Health, Owner, Project, Server, Status, Tenant
 from multidb.orphans import orphan
 from multidb.project import load_project
 from multidb.provisioners import provisioner
+from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.tombstone import Phase, forget, tombstones, ways_of_removed
@@ -129,6 +130,47 @@ def lets_in(root: Path, app: str = "ann") -> bool:
         return check_health(tenants[0], False).status is Status.HEALTHY
     except AuthenticationFailed:
         return False
+
+
+class Ended(GivenRuntime):
+    """The shared server has no address while it does not run, as a container that has ended."""
+
+    def servers(self) -> list[Server]:
+        return []
+
+    def missing(self) -> list[ServerStatus]:
+        return [ServerStatus("toy", "toy", ServerState.STOPPED, None)]
+
+    def names_for(self, app: App) -> list[str]:
+        return ["toy"]
+
+
+def without_server(root: Path) -> Engine:
+    """As `engine_for` ann, while the server does not run."""
+    fleet = engine_for(root).fleet
+    runtime = Ended(RealServer(Server("toy", "toy", Endpoint("shelf", 1)), None, ServerOptions()))
+    return Engine(Fleet(fleet.project, fleet.state, runtime=runtime))
+
+
+def test_a_server_that_does_not_run_is_not_left_out(applied: Path) -> None:
+    """What the app has there would be of nobody, with a login that is on, once the server runs again."""
+    with pytest.raises(PartlyApplied, match="toy: is not running") as refused:
+        removal.remove(without_server(applied).fleet, "ann", grace=GRACE, backup="", progress=quiet)
+    assert refused.value.hint == "start it: multidb up; then finish with: multidb remove-app ann"
+    take_out(applied)
+    assert not lets_in(applied)
+    with pytest.raises(PartlyApplied, match="toy: is not running") as refused:
+        removal.purge(without_server(applied).fleet, "ann", quiet)
+    assert refused.value.hint == "start it: multidb up; then finish with: multidb purge ann"
+    assert tombstones(ProjectState(applied))["ann"].phase is Phase.PURGING
+    end(applied)
+    assert "ann" not in SHELF.boxes
+
+
+def test_an_app_that_has_nothing_on_a_server_goes_without_it(root: Path) -> None:
+    """It was written into the manifest, and never applied."""
+    removal.purge(without_server(root).fleet, "ann", quiet)
+    assert not tombstones(ProjectState(root))
 
 
 @pytest.mark.parametrize("app", ["ann", "eve"])

@@ -213,7 +213,7 @@ class _Checks:
         """A check of every app on every server that it uses."""
         checks: list[Checked] = []
         tenants: list[Sequence[Tenant]] = []
-        for answer in self._fleet.on_servers(self._scope, self._fleet.recorded_context):
+        for answer in self._fleet.on_servers(self._scope, self._context):
             if answer.server is None or answer.value is None:
                 checks += [Checked(app, answer.store, answer.name, _not_asked(answer), False) for app in answer.app_ids]
                 continue
@@ -221,6 +221,16 @@ class _Checks:
             checks += [_failed(app, answer.server, error, reached=None) for app, error in never_made.items()]
             tenants.append(there)
         return checks + _at_once(self._check, tenants)
+
+    def _context(self, server: Server) -> StoreContext:
+        """What the server's store is told. A session of the admin's that gets no answer may be the only one that
+        stands still: what the records know has to do then, and the apps' own checks say how the apps are."""
+        try:
+            return self._fleet.recorded_context(server)
+        except ServerSlow:
+            with self._guard:
+                self._unanswered[server.name] = 1
+            return self._fleet.known_context(server)
 
     def _check(self, tenant: Tenant) -> Checked:
         app, server = tenant.app.id, tenant.server

@@ -65,6 +65,7 @@ class Shelf:
     goes_down_after: str = ""  # the last statement that it carries out
     numberless: str = ""  # an app that no number is left for
     down: bool = False
+    slow: bool = False  # whether the admin's sessions get no answer
     locked_by: str = ""
     logins: int = 0  # sessions of the admin that were opened
     looks: list[bool] = field(default_factory=list)  # how each inspection was asked for: deep or not
@@ -105,6 +106,8 @@ class ToySession:
     def __init__(self, server: Server, name: str) -> None:
         if SHELF.down:
             raise ServerDown("nothing listens", where=str(server), hint="start it")
+        if SHELF.slow:
+            raise ServerSlow("does not answer the admin", where=str(server), hint="look at it")
         SHELF.logins += 1
         self.facts = Facts("Toy", "1.0")
 

@@ -163,6 +163,22 @@ def test_a_server_that_is_gone_is_asked_once(open_shop: OpenShop) -> None:
     assert SHELF.tried == [], "the first login says it for all"
 
 
+def test_a_session_of_the_admin_that_stands_still_does_not_condemn_the_apps(open_shop: OpenShop) -> None:
+    engine = open_shop(["ann", "bob", "eve"])
+    SHELF.slow, SHELF.silent = True, {"bob"}
+    report = check(Fleet(engine.project, engine.state, runtime=engine.fleet.runtime))
+    assert [report.status_of(app) for app in report.apps] == [Status.HEALTHY, Status.UNHEALTHY, Status.HEALTHY]
+    assert (report.unreachable, report.exit_code) == (False, 1)
+
+
+def test_a_server_that_answers_neither_the_admin_nor_an_app_costs_two_timeouts(open_shop: OpenShop) -> None:
+    engine = open_shop([f"app{number:03}" for number in range(300)])
+    SHELF.slow, SHELF.silent, SHELF.patience = True, {"toy"}, 1.0
+    report = check(Fleet(engine.project, engine.state, runtime=engine.fleet.runtime))
+    assert report.unreachable
+    assert len(SHELF.tried) < 50, "those whose turn had not come were not tried"
+
+
 def test_a_server_that_was_not_started_is_told_with_its_fix(open_shop: OpenShop) -> None:
     lacking = {
         "ann": ServerStatus("toy-ann", "toy", ServerState.STOPPED, None),

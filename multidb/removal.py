@@ -74,11 +74,10 @@ def remove(fleet: Fleet, app_id: str, *, grace: timedelta, backup: str, progress
     """
     stone = _taken_out(fleet, app_id, Phase.REMOVING, grace, backup)
     suspend(fleet, app_id, progress, command=f"multidb remove-app {app_id}")
-    app = fleet.project.apps[app_id]
+    _drop_files(fleet, app_id, [".env"])
     stone = dataclasses.replace(stone, phase=Phase.REMOVED)
     write_tombstone(fleet.state, stone)
-    fleet.runtime.retire(app, progress)
-    _drop_files(fleet, app_id, [".env"])
+    fleet.runtime.retire(fleet.project.apps[app_id], progress)
     return stone
 
 
@@ -98,7 +97,8 @@ def suspend(fleet: Fleet, app_id: str, progress: Progress, *, command: str) -> N
 
 
 def restoring(fleet: Fleet, app_id: str) -> None:
-    """Puts the app back into the manifest. What is left to do is `multidb apply` for it, then `restored`.
+    """Puts the app back into the manifest. What is left to do is `multidb apply` for it and its variables, then
+    `restored`.
 
     Raises:
         UsageError: it was not removed, or its file is laid out in a way that cannot be edited.

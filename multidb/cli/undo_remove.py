@@ -34,11 +34,11 @@ def undo_remove(run: Run, name: AppArgument) -> int:
             report = engine.apply(Scope(apps=frozenset({app})))
             record.applied(report)
             if report.error() is None:
+                write_env_files(engine.fleet, output, [app])
                 removal.restored(engine.fleet, app)
                 record.add("restore", "app", app, app)
     code = show_report(output, report)
     if code == 0:
-        write_env_files(engine.fleet, output, [app])
         output.say(f"{app} is back as it was.", style="green")
     document: dict[str, Any] = {"app": app, **report_document(report)}
     output.document(code == 0, document)

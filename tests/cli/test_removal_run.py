@@ -14,6 +14,7 @@ import redis
 
 from multidb.state import ProjectState
 from tests.support.command import Folder, project_folder
+from tests.support.stopped import kill, stopped_at
 
 pytestmark = pytest.mark.server
 
@@ -136,3 +137,23 @@ def test_killed_anywhere_the_same_again_finishes(applied: Folder, command: str) 
         return
     assert refused(env)
     assert applied.ok("purge", "--json").json()["removed"].keys() == ({"ann"} if command == "remove-app" else set())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "step"),
+    [
+        ("remove-app", ["--no-backup", "--yes"], "multidb.removal:_drop_files"),
+        ("undo-remove", [], "multidb.cli.undo_remove:write_env_files"),
+    ],
+)
+def test_killed_before_its_env_file_the_same_again_finishes(
+    applied: Folder, command: str, arguments: list[str], step: str
+) -> None:
+    """It was said to be removed already, or not to be removed, with a file that stayed, or was missing."""
+    if command == "undo-remove":
+        applied.ok("remove-app", "ann", "--no-backup", "--yes")
+    process = stopped_at(applied, step, command, "ann", *arguments)
+    assert process is not None
+    kill(process)
+    applied.ok(command, "ann", *arguments)
+    assert (applied.path / "apps/ann/.env").exists() == (command == "undo-remove")

@@ -36,12 +36,13 @@ from multidb.plan import (
     conflict_error,
     refuse_conflicts,
 )
+from multidb.project import is_unchanged
 from multidb.provisioners import provisioner
 from multidb.renames import former_names, outdated_names, renamed_since, ways_of_outdated
 from multidb.report import Failure, Report, ServerReport, account
 from multidb.server_planning import ServerPlanner
 from multidb.state import ProjectState
-from multidb.tombstone import tombstones, ways_of_removed
+from multidb.tombstone import Phase, tombstones, ways_of_removed
 
 __all__ = ["Engine"]
 
@@ -202,10 +203,14 @@ class Engine:
                 raise Refused(renamed_since(name), where=f"app {name.old}", hint=ways_of_outdated(name))
 
     def _refuse_removed(self, scope: Scope) -> None:
-        """The manifest was read before the lock was ours: its logins must not come on again."""
+        """The manifest was read before the lock was ours: its logins must not come on again. Nor while it is on its way
+        out, but where the manifest still has it: a removal may have died before that was changed."""
         removed = tombstones(self.state)
         for app in self.project.apps.values():
-            if scope.wants(app) and app.id in removed and removed[app.id].removed.settled:
+            stone = removed.get(app.id) if scope.wants(app) else None
+            if stone is not None and (
+                stone.removed.settled or (stone.phase is not Phase.RESTORING and not is_unchanged(self.project))
+            ):
                 raise StalePlan("it was removed meanwhile", where=f"app {app.id}", hint="run the command again")
 
     def _record(self, server: Server, session: Session) -> None:

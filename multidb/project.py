@@ -21,7 +21,7 @@ from multidb.tombstone import tombstones
 if TYPE_CHECKING:
     from multidb.deployment import Deployment
 
-__all__ = ["is_current", "load_deployment", "load_project", "store_schemas"]
+__all__ = ["is_current", "is_unchanged", "load_deployment", "load_project", "store_schemas"]
 
 
 def store_schemas() -> dict[str, manifest.StoreSchema]:
@@ -67,11 +67,15 @@ def load_project(
 def is_current(project: Project, state: ProjectState) -> bool:
     """Whether reading the manifest again would find the apps of `project` as they are there: none of the files that it
     was read from has changed since, and no app was removed or came back."""
+    return is_unchanged(project) and project.removed.keys() == tombstones(state).keys()
+
+
+def is_unchanged(project: Project) -> bool:
+    """Whether none of the files that the manifest was read from has changed since."""
     try:
-        read = all(digest(Path(file).read_bytes()) == known for file, known in project.sources.items())
+        return all(digest(Path(file).read_bytes()) == known for file, known in project.sources.items())
     except OSError:
         return False
-    return read and project.removed.keys() == tombstones(state).keys()
 
 
 def _removed(state: ProjectState) -> dict[str, manifest.Removed]:

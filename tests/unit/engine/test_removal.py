@@ -23,7 +23,7 @@ from multidb.provisioners import provisioner
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from multidb.tombstone import Phase, forget, tombstones, ways_of_removed
+from multidb.tombstone import Phase, Tombstone, forget, tombstones, ways_of_removed, write_tombstone
 from tests.support import toy_store
 from tests.support.case import RealServer
 from tests.support.given_runtime import GivenRuntime
@@ -366,6 +366,23 @@ def test_a_run_that_read_the_manifest_before_a_removal_turns_nothing_on(applied:
     assert isinstance(report.error(), StalePlan)
     assert not lets_in(applied)
     assert load(applied).apps.keys() == {"bob", "eve"}
+
+
+def test_nor_while_the_removal_is_on_its_way(applied: Path) -> None:
+    """Its logins are off, and it is not written down yet that they are."""
+    late, state = engine_for(applied), ProjectState(applied)
+    take_out(applied)
+    write_tombstone(state, replace(tombstones(state)["ann"], phase=Phase.REMOVING))
+    assert isinstance(late.apply().error(), StalePlan)
+    assert not lets_in(applied)
+
+
+def test_a_removal_that_died_before_the_manifest_was_changed_keeps_nobody_from_working(applied: Path) -> None:
+    stone = Tombstone("ann", Phase.REMOVING, NOW, NOW + GRACE, ())
+    write_tombstone(ProjectState(applied), stone)
+    engine = engine_for(applied)
+    assert "ann" in engine.project.apps
+    assert engine.apply().error() is None
 
 
 def test_what_was_begun_with_an_app_ends_with_it(applied: Path) -> None:

@@ -149,6 +149,24 @@ def test_live_data_is_exchanged_in_one_step(made: tuple[Part, bytes], target: Re
         assert archive.measure(place) == part.measures
 
 
+def test_data_from_before_a_constraint_comes_back_over_it(target: RealServer) -> None:
+    """The server refused it each time, with the app closed until that would be finished. What an index made since
+    cannot hold likewise."""
+    rows = (
+        "DROP CONSTRAINT old",
+        "MATCH (n) DETACH DELETE n",
+        f"UNWIND [1, 1] AS id CREATE (:Old {{id: id, x: '{'x' * 40_000}'}})",
+    )
+    as_admin(target, "DROP INDEX composite", *rows, database="neo4j")
+    part, content = saved(target)
+    later = ("CREATE CONSTRAINT later FOR (n:Old) REQUIRE n.id IS UNIQUE", "CREATE INDEX long FOR (n:Old) ON (n.x)")
+    as_admin(target, "MATCH (n) DETACH DELETE n", *later, "CREATE (:Old {id: 1})", database="neo4j")
+    with opened(target) as archive:
+        place = archive.live(APP, CONTEXT)
+        archive.restore(place, part, Files(content), quiet)
+        assert archive.measure(place) == part.measures
+
+
 def test_there_is_no_second_place_on_a_live_server(target: RealServer) -> None:
     with opened(target) as archive:
         for kind in (PlaceKind.SCRATCH, PlaceKind.NEW):

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import neo4j
 
-from multidb.errors import ArchiveError
+from multidb.errors import ArchiveError, MultidbError
 from multidb.model import Measures, Progress, Server
 from multidb.provisioners.neo4j.backup.graph_file import FAILED, FILE, Line, Numbers, Tally
 from multidb.provisioners.neo4j.backup.values import Spelled, decode, encode
@@ -228,7 +228,8 @@ class Graph:
     def exchange(self, lines: Iterable[Line], total: int, progress: Progress) -> None:
         """Takes away what is there and loads something else, in one transaction; then its schema likewise.
 
-        An interruption in between leaves the new data with the old schema; the next run makes the new one.
+        The old schema goes first: what comes may contradict it, as data from before a constraint does. An interruption
+        leaves the old data without it, or the new without its own; the next run goes on.
 
         Raises:
             ArchiveError: it is more than `LARGEST_EXCHANGE`; nothing was changed.
@@ -240,7 +241,7 @@ class Graph:
                 where=f"{self._server}, database {self._database}",
                 hint="restore into an empty server, or with neo4j-admin while this one is stopped",
             )
-        with self._opened() as session, Numbers() as numbers:
+        with self._without_schema(), self._opened() as session, Numbers() as numbers:
             with self._in_time():
                 transaction = session.begin_transaction()
 
@@ -254,6 +255,19 @@ class Graph:
             with self._in_time():
                 transaction.commit()
         self._change_schema(loader.schema)
+
+    @contextlib.contextmanager
+    def _without_schema(self) -> Iterator[None]:
+        """In the block there are no constraints and indexes of the app's. Where it fails, the data is what it was, and
+        they are made again."""
+        before = list(self.schema()) if self._label is None else []
+        for line in before:
+            self._drop(line)
+        try:
+            yield
+        except MultidbError:
+            self._make_schema(before)
+            raise
 
     def _change_schema(self, schema: Sequence[Line]) -> None:
         """Makes the constraints and indexes those of the file; a place without nodes may have some, too."""
@@ -297,8 +311,11 @@ class Graph:
     def _drop_schema(self, keep: Collection[str] = ()) -> None:
         for line in list(self.schema()):
             if line["create"] not in keep or "state" in line:  # one that has failed may be built on other data
-                kind = "constraint" if "constraint" in line else "index"
-                self._ask(f"DROP {kind.upper()} {quoted(line[kind])} IF EXISTS")
+                self._drop(line)
+
+    def _drop(self, line: Line) -> None:
+        kind = "constraint" if "constraint" in line else "index"
+        self._ask(f"DROP {kind.upper()} {quoted(line[kind])} IF EXISTS")
 
     def empty(self) -> None:
         """Takes away all that is the app's, in many transactions."""

@@ -44,8 +44,8 @@ def test_a_place_that_could_not_be_made_is_told_with_the_command_that_brings_the
 ) -> None:
     """It was `multidb apply` alone, after which the app had its places, no data, and no login."""
     other = command[-1]
-    with as_admin(folder) as admin:  # a name that is taken: this server refuses, and the other one does not
-        admin.execute(f"CREATE DATABASE {other}")
+    with as_admin(folder) as admin:  # this server refuses to make a database, and the other one does its part
+        admin.execute("ALTER DATABASE template0 RENAME TO away")
     refused = folder.run(*command)
     said = " ".join(refused.err.split())
     assert refused.code != 0
@@ -53,7 +53,7 @@ def test_a_place_that_could_not_be_made_is_told_with_the_command_that_brings_the
     named = re.search(r"finish it: multidb ([^;]+);", said)
     assert named, said
     with as_admin(folder) as admin:
-        admin.execute(f"DROP DATABASE {other}")
+        admin.execute("ALTER DATABASE away RENAME TO template0")
     folder.ok(*shlex.split(named[1]))
     variables = folder.variables(other)
     with psycopg.connect(variables["DATABASE_URL"]) as connection:

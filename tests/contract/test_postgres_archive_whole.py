@@ -504,6 +504,8 @@ _OF_ADMINS = (
     ("CREATE TEXT SEARCH PARSER words (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, "
      "LEXTYPES = prsd_lextype)", "text search parser public.words", False),
     ("CREATE CAST (int4 AS xid) WITHOUT FUNCTION", "cast (integer AS pg_catalog.xid)", False),
+    ("CREATE TRANSFORM FOR int4 LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal))",
+     "transform for integer", False),
 )  # fmt: skip
 
 

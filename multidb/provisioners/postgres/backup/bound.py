@@ -132,6 +132,14 @@ _BEYOND: Final = (
         "false",
         "DROP CAST %s",
     ),
+    # Who makes one owns its functions, which take an `internal`: of what an app may write functions in, nothing does.
+    ("pg_transform", "pg_transform c WHERE true", "false", "DROP TRANSFORM %s"),
+)
+# What ends a thing calls it so. Postgres 15 describes a transform in words that its DROP does not take; 18 does not.
+_NAMED: Final = (
+    "CASE WHEN t.class = 'pg_transform'::regclass THEN (SELECT format('FOR %s LANGUAGE %I', "
+    "format_type(f.trftype, NULL), l.lanname) FROM pg_transform f JOIN pg_language l ON l.oid = f.trflang "
+    "WHERE f.oid = t.oid) ELSE i.identity END"
 )
 # What somebody without power has put under an extension after that was made: the extension's script makes none of it,
 # and what an extension has is in no dump.
@@ -196,7 +204,7 @@ SELECT json_build_object(
   'things', (SELECT coalesce(json_agg(json_build_object(
       'type', i.type, 'schema', i.schema, 'name', i.name, 'identity', i.identity, 'alone', t.alone,
       'extension', t.extension,
-      'ending', format(t.ending, i.identity), 'id', json_build_array(t.class::bigint, t.oid::bigint),
+      'ending', format(t.ending, {_NAMED}), 'id', json_build_array(t.class::bigint, t.oid::bigint),
       'reached', reached.ids, 'dependants', reached.names, 'lines', about.lines,
       'entries', (SELECT coalesce(json_agg(json_build_array(p.class::bigint, p.oid::bigint)), '[]'::json) FROM (
           SELECT t.class, t.oid UNION SELECT d.classid, d.objid FROM pg_depend d

@@ -305,6 +305,22 @@ def test_an_admin_without_acl_setuser_is_told_so(project: Project, denied: str) 
     assert "ACL" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("taken", ["by the configuration", "from the admin"])
+def test_a_server_that_does_not_say_where_its_users_are_kept_is_refused(tmp_path: Path, taken: str) -> None:
+    """An apply made the users and ended with the refusal of CONFIG REWRITE; on a server with an aclfile that would have
+    kept none of them."""
+    settings = ('rename-command CONFIG ""',) if taken == "by the configuration" else ()
+    with real_server(tmp_path, binary=valkey_binary, settings=settings) as real:
+        if not settings:
+            with as_admin(real) as client:
+                client.execute_command("ACL", "SETUSER", ADMIN, "-config")
+        with pytest.raises(NotAllowed, match="does not say where its users are kept") as caught:
+            Project(real).apply("lernmi")
+        assert "rename-command" in (caught.value.hint or "")
+        with as_admin(real) as client:
+            assert {*client.execute_command("ACL", "USERS")} == {ADMIN, "default"}
+
+
 def _answering(answer: Callable[[bytes], bytes]) -> tuple[socket.socket, Server]:
     """Something on a port that is no server of ours."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, Self
 
 import redis
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from multidb import __version__
 from multidb.errors import ArchiveError, Refused, WrongVersion
@@ -365,7 +365,7 @@ class RedisArchive:
         with explained(self._server):
             try:
                 return int(ask(self._client, "CONFIG", "GET", "proto-max-bulk-len")[1])
-            except (NoPermissionError, IndexError):
+            except (ResponseError, IndexError):
                 return LONGEST
 
     def _run(self) -> str:
@@ -376,7 +376,7 @@ class RedisArchive:
         with explained(self._server):
             try:
                 settings = ask(self._client, "CONFIG", "GET", "*-max-*")
-            except NoPermissionError:
+            except ResponseError:
                 return Limits()
             return Limits.read(dict(zip(settings[::2], settings[1::2], strict=True)))
 

@@ -372,6 +372,7 @@ def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
     admin = answers["ACL", "WHOAMI"]
     me = admin if isinstance(admin, str) else server.endpoint.user or "default"
     _check_admin(server, me, rules, table)
+    _check_where_users_are_kept(server, answers["CONFIG", "GET", "aclfile"], info)
     cluster = info.get("cluster_enabled") == "1"
     numbers = answers["CONFIG", "GET", "cluster-databases" if cluster else "databases"]
     persistence, rules_file = _persistence(_setting(answers["CONFIG", "GET", "aclfile"]), info.get("config_file", ""))
@@ -429,6 +430,18 @@ def _check_admin(server: Server, me: str, rules: Sequence[Rule], table: CommandT
     granted = table.granted(rule.commands).commands if rule is not None else frozenset()
     if needed not in table or (rule is not None and needed not in granted and not rule.selectors):
         raise NotAllowed(f"the user {me!r} may not run ACL SETUSER", where=str(server), hint=ADMIN_NEEDS)
+
+
+def _check_where_users_are_kept(server: Server, aclfile: Any, info: Mapping[str, str]) -> None:
+    """`NotAllowed` where the server has files and does not say in which of them its users are: users that are saved in
+    the wrong one are gone after a restart."""
+    if isinstance(aclfile, RedisError) and info.get("config_file", "").strip():
+        raise NotAllowed(
+            f"it does not say where its users are kept (CONFIG GET aclfile: {redact(str(aclfile))})",
+            where=str(server),
+            hint="let it have CONFIG (no rename-command for it), and the admin run CONFIG GET and CONFIG REWRITE; a "
+            "managed service without CONFIG can't give apps users of their own",
+        )
 
 
 def _setting(answer: Any) -> str | None:

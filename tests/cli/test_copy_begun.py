@@ -61,3 +61,18 @@ def test_a_place_that_could_not_be_made_is_told_with_the_command_that_brings_the
     with redis.Redis.from_url(variables["REDIS_URL"]) as client:
         assert client.get("note") == b"7"
     folder.ok("plan", "--check")
+
+
+def test_a_copy_for_which_a_server_has_no_number_left_leaves_no_entry() -> None:
+    manifest = MANIFEST.replace("[postgres, redis]", "[redis]").replace(
+        "apps:", "servers: {redis: {databases: 2}}\napps:"
+    )
+    with project_folder("full-", manifest) as full:
+        full.ok("up")
+        full.ok("apply", "--yes")
+        full.ok("backup", "ann")
+        for command in (("clone", "ann", "pr"), ("restore", "ann", "--as", "old")):
+            refused = full.run(*command)
+            assert (refused.code != 0, "servers.redis.databases" in refused.err) == (True, True), refused.err
+        assert (full.path / "multidb.yaml").read_text() == manifest
+        full.ok("plan", "--check")

@@ -231,6 +231,34 @@ def test_a_place_that_was_not_finished_is_emptied_and_the_app_keeps_what_it_had(
     assert ask(served.real, "GET", "/collections/multidb__new__contract__lernmi__plain", key=token).status_code == 403
 
 
+def test_what_a_server_makes_late_for_an_earlier_run_is_made_anew(driver: Driver) -> None:
+    """One that stood still had carried it out after the place was emptied, and the next run ended with error 409."""
+    context, lernmi = driver.context(), driver.apps[0]
+    part, files = saved(driver)
+    with archive(driver.real) as open_:
+        place = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        for _ in range(2):
+            open_.restore(place, part, files, quiet)
+        assert open_.measure(place) == part.measures
+        open_.discard(place)
+        assert open_.leftovers(lernmi, context) == []
+
+
+def test_a_snapshot_that_a_server_takes_in_late_is_in_nobodys_way(served: Driver) -> None:
+    context, lernmi = served.context(), served.apps[0]
+    part, files = saved(served)
+    late = {
+        "vectors": {"size": 2, "distance": "Cosine"},
+        "metadata": {"multidb": {"project": "contract", "app": "lernmi"}},
+    }
+    with archive(served.real) as open_:
+        place = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        ask(served.real, "PUT", "/collections/multidb__scratch__contract__lernmi__plain", late).raise_for_status()
+        open_.restore(place, part, files, quiet)
+        assert open_.measure(place) == part.measures
+        open_.discard(place)
+
+
 def _cut(data: bytes) -> bytes:
     return data[: len(data) // 2]
 

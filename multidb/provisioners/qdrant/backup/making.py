@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from multidb.provisioners.qdrant.provision.statements import Call, path_of
 
 __all__ = ["Maker", "mark_of", "not_the_apps"]
 
+_LATE: Final = 10.0  # seconds in which a server that goes on has done what it was asked for
 _TOO_LARGE: Final = ("larger than allowed", "answers 413")
 
 
@@ -40,18 +42,35 @@ class Maker:
         created = {**entry["created"], **without_limits(kept)}
         owner = place.owner
         if place.kind is PlaceKind.LIVE:
-            name, metadata = collection_name(owner.app, str(entry["type"])), mark_of(owner)
+            name = collection_name(owner.app, str(entry["type"]))
             there = self._catalog.described([name]).get(name)
             if there is not None and owner_of(there) != owner:
                 raise not_the_apps(self._server, name, owner)
-            if there is not None:
-                return name
-        else:
-            aliases = renamed(entry["aliases"], old_app, place.app.id)
-            mark = PlaceMark(place.kind, owner, str(entry["type"]), aliases=aliases, settings=kept)
-            name, metadata = mark.collection, mark.metadata
-        self.must(Call("PUT", path_of(name), {**created, "metadata": metadata}))
-        return name
+            if there is None:
+                self.must(Call("PUT", path_of(name), {**created, "metadata": mark_of(owner)}))
+            return name
+        aliases = renamed(entry["aliases"], old_app, place.app.id)
+        mark = PlaceMark(place.kind, owner, str(entry["type"]), aliases=aliases, settings=kept)
+        self._make_anew(mark, Call("PUT", path_of(mark.collection), {**created, "metadata": mark.metadata}))
+        return mark.collection
+
+    def _make_anew(self, mark: PlaceMark, making: Call) -> None:
+        """Makes a collection of a place, in the stead of one that an earlier run has asked for: a server that stood
+        still carries that out when it goes on, which may be after the place was emptied."""
+        until = time.monotonic() + _LATE
+        while True:
+            try:
+                self.must(making)
+            except ServerError as error:
+                if "already exists" not in error.message or time.monotonic() > until:
+                    raise
+            else:
+                return
+            details = self._catalog.described([mark.collection]).get(mark.collection)
+            # Taken in late, a snapshot has the mark of the collection that it was made of.
+            if details is not None and (PlaceMark.read(details) or owner_of(details)):
+                self.must(Call("DELETE", path_of(mark.collection), {}))
+            time.sleep(_LATE / 100)
 
     def load(self, name: str, points: Sequence[Any]) -> None:
         """Writes points, in as many requests as they take: a server limits the size of one (32 MB, if nobody has said

@@ -280,7 +280,8 @@ class Http:
             hint = f"look into its log; {self._server.start_hint}" if self._has_answered else _WHICH_PORT
             return ServerDown(f"hung up before it answered ({words})", where=str(self._server), hint=hint)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return ServerDown(f"its certificate is not trusted ({words})", where=str(self._server), hint=_TRUST)
+            message = f"the TLS connection fails: its certificate is not trusted ({words})"
+            return ServerDown(message, where=str(self._server), hint=_TRUST)
         if isinstance(cause, ssl.SSLError):
             return ServerDown(f"the TLS connection fails ({words})", where=str(self._server), hint=_WHICH_PORT)
         return ServerDown(

@@ -319,6 +319,18 @@ def test_a_server_that_has_no_flushdb_takes_sets_and_lets_apps_be_removed(tmp_pa
             assert (raw.execute_command("DBSIZE"), other.execute_command("DBSIZE")) == (0, 1)
 
 
+def test_a_server_without_config_gives_a_set(tmp_path: Path) -> None:
+    """It has no file that its users could be kept in, and does not tell how long a word may be."""
+    off = ('rename-command CONFIG ""',)
+    with real_server(tmp_path, binary=valkey_binary, settings=off, keep_users="none") as real:
+        stage = Stage(real, {})
+        assert stage.project.in_sync("alpha", "beta")
+        with as_app(stage.project.tenant("alpha")) as client:
+            client.execute_command("MSET", *(word for i in range(100) for word in (f"k{i}", i)))
+        part, _ = backup(stage, stage.alpha)
+        assert sum(part.measures.counts.values()) == 100, part.measures
+
+
 def test_a_key_that_is_gone_between_the_two_questions_about_it_is_not_kept_for_ever(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

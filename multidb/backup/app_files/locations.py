@@ -199,32 +199,24 @@ class _Local:
         self._place = self._root.joinpath(*self._steps)
 
     def entries(self, omissions: Omissions) -> Iterator[FileEntry]:
-        with self._explaining(), ExitStack() as stack:
-            try:
-                above, own = stack.enter_context(self._above())
-            except FileNotFoundError:
-                return
-            self._refuse_link(above, own)
-            yield from read_tree(above, own, self._place, omissions, live=True)
+        with self._above_if_any() as there:
+            if there is not None:
+                self._refuse_link(*there)
+                yield from read_tree(*there, self._place, omissions, live=True)
 
     def is_empty(self) -> bool:
-        with self._explaining(), ExitStack() as stack:
-            try:
-                above, own = stack.enter_context(self._above())
-            except FileNotFoundError:
+        with self._above_if_any() as there:
+            if there is None:
                 return True
-            status = self._refuse_link(above, own)
+            status = self._refuse_link(*there)
             if status is None or not stat.S_ISDIR(status.st_mode):
                 return status is None
-            return not names_of(stack.enter_context(opened(above, own)))
+            with opened(*there) as folder:
+                return not names_of(folder)
 
     def is_missing(self) -> bool:
-        with self._explaining(), ExitStack() as stack:
-            try:
-                above, own = stack.enter_context(self._above())
-            except FileNotFoundError:
-                return True
-            return status_at(above, own) is None
+        with self._above_if_any() as there:
+            return there is None or status_at(*there) is None
 
     @contextmanager
     def staged(self, scratch: Path) -> Iterator[StagedFiles]:
@@ -348,6 +340,16 @@ class _Local:
                 where=str(self._place),
                 hint="unmount that as long as the restore lasts, or leave files out: --store ...",
             )
+
+    @contextmanager
+    def _above_if_any(self) -> Iterator[tuple[int, str] | None]:
+        """As `_above`; None where there is no such folder."""
+        with self._explaining(), ExitStack() as stack:
+            try:
+                there = stack.enter_context(self._above())
+            except FileNotFoundError:
+                there = None
+            yield there
 
     @contextmanager
     def _above(self, *, make: bool = False) -> Iterator[tuple[int, str]]:
